@@ -1,0 +1,79 @@
+"""The mask function that transformers calls for Ontogeny's attention: padding as (B, S), the pattern checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ontogeny.errors import OntogenyError
+
+CHECKED_ROWS = 256
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Which keys a query sees, padding aside: all of them, those up to its own, or the `window` latest of those."""
+
+    causal: bool
+    window: int | None
+
+    @classmethod
+    def of(cls, causal: bool, window: int | None, length: int) -> Pattern:
+        """The pattern on `length` tokens; what hides nothing at that length is dropped."""
+        if not causal or length == 1:
+            return cls(causal=False, window=None)
+        return cls(causal=True, window=window if window is not None and window < length else None)
+
+    def __str__(self) -> str:
+        if not self.causal:
+            return "bidirectional attention"
+        return "causal attention" if self.window is None else f"a window of {self.window}"
+
+    def visible(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Bool, broadcast over the indices `queries` and `keys`."""
+        if not self.causal:
+            return (queries >= 0) & (keys >= 0)
+        seen = keys <= queries
+        return seen if self.window is None else seen & (queries - keys < self.window)
+
+
+def read_pattern(
+    mask_function: Callable[..., Tensor], batch: int, queries: int, keys: int, window: int | None, device: torch.device
+) -> Pattern:
+    """Recognise what a model's mask function hides, by evaluating it on every (query, key) pair.
+
+    Packed sequences, attention in chunks or blocks and other patterns that a `Pattern` cannot say raise OntogenyError:
+    they would otherwise be measured as something that they are not.
+    """
+    sequence = torch.arange(batch, device=device)[:, None, None, None]
+    head = torch.zeros(1, 1, 1, 1, dtype=torch.long, device=device)
+    key = torch.arange(keys, device=device)[None, None, None, :]
+    candidates = {Pattern(causal=False, window=None), Pattern.of(True, None, keys), Pattern.of(True, window, keys)}
+    for start in range(0, queries, CHECKED_ROWS):
+        query = torch.arange(start, min(start + CHECKED_ROWS, queries), device=device)[None, None, :, None]
+        found = mask_function(sequence, head, query, key)
+        candidates = {one for one in candidates if bool((found == one.visible(query, key)).all())}
+    if not candidates:
+        raise OntogenyError(
+            "this model masks attention in a pattern that is neither bidirectional, causal nor a causal sliding window "
+            "(packed sequences and chunked attention are such patterns): its attention cannot be measured; "
+            "pass unpacked sequences, or scan with --probes massive"
+        )
+    return min(candidates, key=lambda one: (not one.causal, one.window or 0))
+
+
+def padding_mask(attention_mask: Tensor | None, keys: int) -> Tensor | None:
+    """The padding as bool (B, S), or None where there is none."""
+    if attention_mask is None or bool(attention_mask.all()):
+        return None
+    return attention_mask[:, -keys:].bool()
+
+
+def sliding_window(arguments: dict[str, Any]) -> int | None:
+    """The window that transformers states beside a mask function, in keys."""
+    window = arguments.get("local_size")
+    return None if window is None else int(window)

@@ -1,0 +1,62 @@
+"""Hooks on the residual stream: the input of block 0 and the raw output of every block, reduced as the pass runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ontogeny.probes.capture.trace import ResidualTrace
+
+RANKS = 3
+
+
+class ResidualRecorder:
+    """Reduces the residual stream at every depth as it passes; `valid` (B, T) is False at padding."""
+
+    def __init__(self, valid: Tensor | None) -> None:
+        self.valid = valid
+        self.depths: list[ResidualTrace] = []
+
+    @contextmanager
+    def hooked(self, blocks: list[nn.Module]) -> Iterator[None]:
+        """Record depth 0 from the first block's input and depth i + 1 from block i's output, until the exit."""
+        handles = [blocks[0].register_forward_pre_hook(self._before_first, with_kwargs=True)]
+        handles += [block.register_forward_hook(self._after_block) for block in blocks]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _before_first(self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.depths.append(reduce_residual(args[0] if args else kwargs["hidden_states"], self.valid))
+
+    def _after_block(self, _block: nn.Module, _args: Any, output: Any) -> None:
+        self.depths.append(reduce_residual(output[0] if isinstance(output, tuple) else output, self.valid))
+
+
+def reduce_residual(hidden: Tensor, valid: Tensor | None = None) -> ResidualTrace:
+    """The three largest magnitudes of each sequence, their places, and the lower median of all; hidden (B, T, d).
+
+    In float32 at least: magnitudes above float16's range exist (arXiv 2402.17762). `valid` (B, T) leaves padding out.
+    """
+    size = hidden.abs() if hidden.dtype == torch.float64 else hidden.float().abs()
+    if valid is not None:
+        size = size.masked_fill(~valid[..., None], -1.0)
+    flat = size.flatten(1)
+    top = flat.topk(min(RANKS, flat.shape[1]), dim=1)
+    if valid is None:
+        median = flat.median(dim=1).values
+    else:
+        median = torch.stack([row[keep].median() for row, keep in zip(size, valid, strict=True)])
+    width = hidden.shape[-1]
+    return ResidualTrace(
+        top_activation=top.values,
+        top_position=(top.indices // width).to(torch.int32),
+        top_dimension=(top.indices % width).to(torch.int32),
+        median_activation=median,
+    )

@@ -1,0 +1,130 @@
+"""Attention sinks: keys that receive far more attention than their share, and the shape of each head's attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ontogeny.errors import OntogenyError
+from ontogeny.probes.capture import ATTENTION, Trace
+from ontogeny.probes.capture.support import CLASS_LENGTH, SHARE, sampled_rows
+from ontogeny.probes.probe import ProbeSettings, lower_median, variable
+
+EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+NO_SINK = -1
+CLASS_BOUNDS = (1 / 2, 1 / 8, 1 / 32)
+CLASS_MEANINGS = "undefined I_global_average II_large_metastable III_medium_metastable IV_near_single_pattern"
+
+PAPER = "2410.10781"
+CLASS_PAPER = "2008.02217"
+
+
+@dataclass(frozen=True)
+class SinksProbe:
+    """Sink score and rate (arXiv 2410.10781), top sinks, and each head's entropy, support and class."""
+
+    settings: ProbeSettings
+    needs: ClassVar[frozenset[str]] = frozenset({ATTENTION})
+
+    def reduce(self, trace: Trace) -> dict[str, Tensor]:
+        """Arrays (B, L, H), with a last axis of P key positions (`sink_score`) or R sampled rows (`support`)."""
+        heads = sorted({layer.column_mass.shape[1] for layer in trace.layers})
+        if len(heads) > 1:
+            raise OntogenyError(
+                f"the layers have between {heads[0]} and {heads[-1]} heads: expected the same number in every layer; "
+                "scan with --probes massive"
+            )
+        visible = torch.stack([layer.visible_rows for layer in trace.layers], dim=1)
+        score = torch.stack([layer.column_mass for layer in trace.layers], dim=1) / visible.clamp_min(1)
+        eligible = visible >= rows_needed(self.settings.length)
+        top = score.masked_fill(~eligible, -1.0).max(dim=-1)
+        found = eligible.any(-1)
+        support = torch.stack([layer.support for layer in trace.layers], dim=1)
+        row_length = torch.stack([layer.row_length for layer in trace.layers], dim=1)[:, :, None]
+        per_head = {
+            name: torch.stack([getattr(layer, name) for layer in trace.layers], dim=1)
+            for name in ("entropy", "row_max", "participation", "distance")
+        }
+        return {
+            "sink_score": score[..., : self.settings.positions],
+            "top_sink_position": top.indices.where(found, NO_SINK).to(torch.int32),
+            "top_sink_score": top.values.where(found, torch.nan),
+            "support": support,
+            "support_share": support / row_length.clamp_min(1),
+            **per_head,
+        }
+
+    def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
+        """The variables of the contract's row `sinks`: means over sequences, but for the top sinks."""
+        score = arrays["sink_score"]
+        rate = np.stack([(score > epsilon).mean(axis=0) for epsilon in EPSILONS])
+        where, each = "layer head position", "sequence layer head"
+        support = lower_median(arrays["support"], axis=(0, 3))
+        variables = {
+            "sink_score": variable(
+                where, score.mean(axis=0), "attention a key receives per row that sees it", "1", PAPER
+            ),
+            "sink_rate": variable(
+                f"epsilon {where}", rate, "share of sequences with a sink score above epsilon", "1", PAPER
+            ),
+            "top_sink_position": variable(
+                each, arrays["top_sink_position"], "key with the highest sink score", "tokens", PAPER, none=NO_SINK
+            ),
+            "top_sink_score": variable(each, arrays["top_sink_score"], "highest sink score", "1", PAPER),
+            "attention_entropy": _per_head(arrays["entropy"], "entropy of a row's attention", "nats"),
+            "attention_max": _per_head(arrays["row_max"], "largest attention in a row", "1"),
+            "participation_ratio": _per_head(arrays["participation"], "effective number of keys in a row", "tokens"),
+            "attention_distance": _per_head(arrays["distance"], "distance between query and key", "tokens"),
+            "support_90": variable(
+                "layer head", support, "keys that hold 0.90 of a row's attention", "tokens", CLASS_PAPER
+            ),
+            "head_class": variable(
+                "layer head",
+                head_classes(arrays["support_share"], self.settings.length),
+                "Hopfield class of the head",
+                "1",
+                CLASS_PAPER,
+                flag_values=list(range(5)),
+                flag_meanings=CLASS_MEANINGS,
+            ),
+        }
+        sequences, layers, heads, positions = score.shape
+        coordinates = {
+            "sequence": np.arange(sequences),
+            "layer": np.arange(layers),
+            "head": np.arange(heads),
+            "position": np.arange(positions),
+            "epsilon": np.array(EPSILONS),
+        }
+        constants = {
+            "top_sink_rows_needed": rows_needed(self.settings.length),
+            "support_share": SHARE,
+            "support_rows": list(sampled_rows(self.settings.length)),
+        }
+        return xr.Dataset(variables, coordinates, constants)
+
+
+def rows_needed(length: int) -> int:
+    """How many query rows must see a key before it may be a head's top sink: late keys rest on too few."""
+    return max(16, -(-length // 4))
+
+
+def head_classes(share: np.ndarray, length: int) -> np.ndarray:
+    """Classes I to IV as 1 to 4 from k / N, share (sequences, L, H, rows) -> int8 (L, H); 0 below 256 tokens.
+
+    With kbar the median of k / N: I above 1/2, II above 1/8, III above 1/32, else IV (arXiv 2008.02217).
+    """
+    if length < CLASS_LENGTH:
+        return np.zeros(share.shape[1:3], dtype=np.int8)
+    median = lower_median(share, axis=(0, 3))
+    return (1 + np.sum([median <= bound for bound in CLASS_BOUNDS], axis=0)).astype(np.int8)
+
+
+def _per_head(values: np.ndarray, long_name: str, units: str) -> tuple[tuple[str, ...], np.ndarray, dict[str, object]]:
+    return variable("layer head", values.mean(axis=0), f"{long_name}, mean over rows and sequences", units, PAPER)

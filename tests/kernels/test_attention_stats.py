@@ -1,0 +1,248 @@
+"""The blocked implementation against the reference, and the reference against loops and identities."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ontogeny.errors import OntogenyError
+from ontogeny.kernels import AttentionStats, attention_stats, blocked
+
+FIELDS = ("output", "lse", "entropy", "row_max", "participation", "mass", "column_mass", "visible_rows", "distance")
+
+CASES = {
+    "causal": {"causal": True},
+    "bidirectional": {"causal": False},
+    "grouped": {"causal": True, "kv_heads": 2},
+    "one key head": {"causal": False, "kv_heads": 1},
+    "window": {"causal": True, "window": 7, "kv_heads": 2},
+    "window of one": {"causal": True, "window": 1},
+    "softcap": {"causal": True, "softcap": 3.0},
+    "sinks": {"causal": True, "sinks": True, "kv_heads": 2},
+    "bias": {"causal": True, "bias": True},
+    "left padding": {"causal": True, "padding": "left"},
+    "right padding": {"causal": True, "padding": "right", "window": 9},
+    "padding, bidirectional": {"causal": False, "padding": "right"},
+    "sinks and padding": {"causal": True, "sinks": True, "padding": "left"},
+    "all at once": {"causal": True, "window": 30, "softcap": 5.0, "sinks": True, "bias": True, "padding": "left"},
+    "one token": {"causal": True, "length": 1},
+    "longer than a block": {"causal": True, "length": 200, "kv_heads": 2, "padding": "right"},
+    "longer, bidirectional": {"causal": False, "length": 150},
+    "longer, window": {"causal": True, "length": 200, "window": 70},
+}
+
+
+def problem(seed, length=37, heads=4, kv_heads=4, dim=8, batch=3, sinks=False, bias=False, padding=None, **options):
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(batch, heads, length, dim, generator=generator, dtype=torch.float64) * 2
+    k, v = (torch.randn(batch, kv_heads, length, dim, generator=generator, dtype=torch.float64) for _ in "kv")
+    mask = None
+    if padding:
+        mask = torch.ones(batch, length, dtype=torch.bool)
+        for row, short in enumerate(torch.randint(1, length, (batch - 1,), generator=generator).tolist()):
+            mask[row, slice(None, short) if padding == "left" else slice(length - short, None)] = False
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "scale": dim**-0.5,
+        "sinks": torch.randn(heads, generator=generator, dtype=torch.float64) if sinks else None,
+        "bias": torch.randn(1, heads, length, length, generator=generator, dtype=torch.float64) if bias else None,
+        "mask": mask,
+        **options,
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_blocked_equals_reference_in_float64(case):
+    arguments = problem(seed=0, **CASES[case])
+    wanted = torch.arange(0, arguments["q"].shape[2], 5)
+    expected = attention_stats(**arguments, rows=wanted, columns=wanted, impl="reference")
+    found = attention_stats(**arguments, rows=wanted, columns=wanted, impl="blocked")
+    for field in (*FIELDS, "rows", "columns"):
+        torch.testing.assert_close(getattr(found, field), getattr(expected, field), rtol=1e-11, atol=1e-11, msg=field)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_float32_error_is_at_most_twice_that_of_plain_torch(case):
+    arguments = problem(seed=1, **CASES[case])
+    low = {key: x.float() if torch.is_tensor(x) and x.is_floating_point() else x for key, x in arguments.items()}
+    exact = attention_stats(**{**low, "q": low["q"].double()}, impl="reference")
+    found = attention_stats(**low, impl="blocked")
+    plain = _plain_float32(low)
+    for field in ("output", "entropy", "column_mass", "lse"):
+        truth = getattr(exact, field).double()
+        error = (getattr(found, field).double() - truth).abs().max().item()
+        allowed = (plain[field].double() - truth).abs().max().item()
+        assert error <= 2 * allowed + 1e-6, field
+
+
+def _plain_float32(arguments):
+    """Eager attention as anyone would write it, in float32."""
+    q, k, v = (arguments[name] for name in "qkv")
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    length = q.shape[2]
+    scores = q @ k.transpose(-1, -2) * arguments["scale"]
+    if cap := arguments.get("softcap"):
+        scores = cap * torch.tanh(scores / cap)
+    if arguments["bias"] is not None:
+        scores = scores + arguments["bias"]
+    distance = torch.arange(length)[:, None] - torch.arange(length)
+    seen = (
+        (distance >= 0) & (distance < (arguments.get("window") or length))
+        if arguments["causal"]
+        else distance == distance
+    )
+    seen = seen[None, None]
+    if arguments["mask"] is not None:
+        seen = seen & arguments["mask"][:, None, None, :] & arguments["mask"][:, None, :, None]
+    scores = scores.masked_fill(~seen, -torch.inf)
+    if arguments["sinks"] is not None:
+        scores = torch.cat([scores, arguments["sinks"][None, :, None, None].expand(*scores.shape[:3], 1)], -1)
+    some = seen.any(-1, keepdim=True)
+    p = torch.where(some, scores.softmax(-1), 0)
+    return {
+        "output": p[..., :length] @ v,
+        "entropy": torch.special.entr(p).sum(-1),
+        "column_mass": p[..., :length].sum(-2),
+        "lse": torch.where(some.squeeze(-1), scores.logsumexp(-1), 0),
+    }
+
+
+def test_reference_equals_loops():
+    arguments = problem(
+        seed=2, length=9, heads=2, kv_heads=1, batch=2, causal=True, window=4, sinks=True, padding="left"
+    )
+    found = attention_stats(**arguments, impl="reference")
+    q, k = arguments["q"].numpy(), arguments["k"].numpy()
+    mask, sinks = arguments["mask"].numpy(), arguments["sinks"].numpy()
+    for b in range(2):
+        for h in range(2):
+            column, rows, distances = np.zeros(9), np.zeros(9), []
+            for i in range(9):
+                keys = [j for j in range(max(0, i - 3), i + 1) if mask[b, j] and mask[b, i]]
+                if not keys:
+                    assert found.entropy[b, h, i] == found.lse[b, h, i] == found.participation[b, h, i] == 0
+                    continue
+                weights = {j: math.exp(arguments["scale"] * float(q[b, h, i] @ k[b, 0, j])) for j in keys}
+                total = sum(weights.values()) + math.exp(sinks[h])
+                p = {j: w / total for j, w in weights.items()}
+                everything = [*p.values(), math.exp(sinks[h]) / total]
+                assert found.entropy[b, h, i] == pytest.approx(-sum(x * math.log(x) for x in everything), rel=1e-12)
+                assert found.participation[b, h, i] == pytest.approx(1 / sum(x * x for x in everything), rel=1e-12)
+                assert found.row_max[b, h, i] == pytest.approx(max(p.values()), rel=1e-12)
+                assert found.mass[b, h, i] == pytest.approx(sum(p.values()), rel=1e-12)
+                distances.append(sum(x * (i - j) for j, x in p.items()))
+                for j, x in p.items():
+                    column[j] += x
+                    rows[j] += 1
+            np.testing.assert_allclose(found.column_mass[b, h].numpy(), column, atol=1e-13)
+            np.testing.assert_array_equal(found.visible_rows[b, h].numpy(), rows)
+            assert found.distance[b, h] == pytest.approx(np.mean(distances), rel=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10_000),
+    length=st.integers(1, 90),
+    kv_heads=st.sampled_from([1, 2, 4]),
+    causal=st.booleans(),
+    padding=st.sampled_from([None, "left", "right"]),
+    sharpness=st.sampled_from([0.0, 1.0, 30.0]),
+)
+def test_invariants(seed, length, kv_heads, causal, padding, sharpness):
+    padding = padding if length > 1 else None
+    arguments = problem(seed, length=length, kv_heads=kv_heads, causal=causal, padding=padding)
+    arguments["q"] = arguments["q"] * sharpness
+    found = attention_stats(**arguments, impl="blocked")
+    valid = arguments["mask"] if padding else torch.ones(3, length, dtype=torch.bool)
+    keys = torch.where(valid, valid.cumsum(1) if causal else valid.sum(1, keepdim=True), 0)[:, None]
+    assert not any(getattr(found, field).isnan().any() for field in FIELDS)
+    torch.testing.assert_close(found.column_mass.sum(-1), valid.sum(1).double()[:, None].expand(-1, 4))
+    assert (found.entropy >= -1e-9).all() and (found.entropy <= keys.clamp_min(1).double().log() + 1e-9).all()
+    participation = found.participation[valid[:, None].expand_as(found.participation)]
+    entropy = found.entropy[valid[:, None].expand_as(found.entropy)]
+    assert (participation >= 1 - 1e-9).all() and (participation <= entropy.exp() + 1e-9).all()
+    torch.testing.assert_close(found.visible_rows.sum(-1), keys.sum(-1).double().expand(-1, 4))
+    assert (found.distance >= -1e-9).all() and (found.distance <= length).all()
+
+
+def test_entropy_is_the_normaliser_less_the_mean_score():
+    arguments = problem(seed=3, length=80, causal=True, kv_heads=2)
+    found = attention_stats(**arguments, rows=torch.arange(80))
+    keys = arguments["k"].repeat_interleave(2, 1)
+    mean_score = (arguments["q"] * (found.rows @ keys)).sum(-1) * arguments["scale"]
+    torch.testing.assert_close(found.entropy, found.lse - mean_score)
+
+
+def test_the_reference_is_differentiable():
+    arguments = problem(seed=4, length=6, batch=1, causal=True)
+    arguments["q"].requires_grad_()
+    attention_stats(**arguments, impl="reference").entropy.sum().backward()
+    assert arguments["q"].grad.abs().sum() > 0
+
+
+def test_a_sink_far_above_every_score_takes_all_the_mass():
+    arguments = problem(seed=5, causal=True, sinks=True)
+    arguments["sinks"] = torch.full((4,), 400.0, dtype=torch.float64)
+    low = {key: x.float() if torch.is_tensor(x) else x for key, x in arguments.items()}
+    found = attention_stats(**low, impl="blocked")
+    assert found.mass.max() < 1e-30
+    torch.testing.assert_close(found.lse, torch.full_like(found.lse, 400.0))
+    torch.testing.assert_close(found.participation, torch.ones_like(found.participation))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_inputs_are_reduced_in_float32(dtype):
+    arguments = problem(seed=6, causal=True, length=70)
+    low = {key: x.to(dtype) if torch.is_tensor(x) else x for key, x in arguments.items()}
+    found, exact = attention_stats(**low), attention_stats(**low, impl="reference")
+    assert found.output.dtype == dtype and found.entropy.dtype == torch.float32
+    torch.testing.assert_close(found.entropy.double(), exact.entropy, rtol=1e-5, atol=1e-5)
+
+
+def test_memory_does_not_grow_with_the_square_of_the_length():
+    largest = 0
+    original = torch.bmm
+
+    def watched(a, b):
+        nonlocal largest
+        result = original(a, b)
+        largest = max(largest, result.numel())
+        return result
+
+    arguments = problem(seed=7, length=1500, heads=2, kv_heads=2, batch=2, causal=True)
+    torch.bmm = watched
+    try:
+        attention_stats(**arguments)
+    finally:
+        torch.bmm = original
+    assert 0 < largest <= blocked.BLOCK_SCORES < 4 * 1500 * 1500
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"mechanism": "sigmoid"}, "unknown attention mechanism"),
+        ({"impl": "cuda"}, "unknown implementation"),
+        ({"k": torch.zeros(3, 3, 37, 8)}, "do not belong together"),
+        ({"k": torch.zeros(3, 3, 37, 8), "v": torch.zeros(3, 3, 37, 8)}, "multiple of the key heads"),
+        ({"q": torch.zeros(3, 4, 5, 8)}, "as many queries as keys"),
+        ({"window": 0}, "window"),
+        ({"sinks": torch.zeros(3)}, "sink logit"),
+        ({"mask": torch.ones(3, 36, dtype=torch.bool)}, "padding mask of shape"),
+        ({"q": torch.zeros(4, 5, 8)}, "expected q"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, words):
+    with pytest.raises(OntogenyError, match=words):
+        attention_stats(**{**problem(seed=8, causal=True), **change})
+
+
+def test_statistics_are_one_record():
+    assert isinstance(attention_stats(**problem(seed=9, causal=True)), AttentionStats)
