@@ -1,0 +1,69 @@
+"""Ontogeny: how attention sinks and massive activations come to be while a transformer trains.
+
+    import ontogeny
+
+    scan = ontogeny.scan("pocket")
+    fits = ontogeny.fit(scan)
+    ontogeny.plots.emergence(scan, fits)
+
+Public names load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ontogeny.archspec import ArchSpec
+from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.version import __version__
+
+if TYPE_CHECKING:
+    from ontogeny import plots
+    from ontogeny.dynamics.checkpoint import Checkpoint
+    from ontogeny.dynamics.opening import Scan, open_scan
+    from ontogeny.dynamics.scan import scan
+    from ontogeny.dynamics.series import Series
+    from ontogeny.dynamics.sources import open_series
+    from ontogeny.fitting import EmergenceCurve, EmergenceFit, fit
+
+__all__ = [
+    "ArchSpec",
+    "Checkpoint",
+    "EmergenceCurve",
+    "EmergenceFit",
+    "OntogenyError",
+    "Scan",
+    "Series",
+    "UsageError",
+    "__version__",
+    "fit",
+    "open_scan",
+    "open_series",
+    "plots",
+    "scan",
+]
+
+_HOMES = {
+    "Checkpoint": "ontogeny.dynamics.checkpoint",
+    "EmergenceCurve": "ontogeny.fitting",
+    "EmergenceFit": "ontogeny.fitting",
+    "Scan": "ontogeny.dynamics.opening",
+    "Series": "ontogeny.dynamics.series",
+    "fit": "ontogeny.fitting",
+    "open_scan": "ontogeny.dynamics.opening",
+    "open_series": "ontogeny.dynamics.sources",
+    "scan": "ontogeny.dynamics.scan",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "plots":
+        return import_module("ontogeny.plots")
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'ontogeny' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,43 @@
+"""The `ontogeny` command: its subcommands, by name."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from ontogeny.cli.demo import demo
+from ontogeny.cli.errors import DEBUG, reported
+from ontogeny.cli.fit import fit
+from ontogeny.cli.report import report
+from ontogeny.cli.scan import scan
+from ontogeny.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="How attention sinks and massive activations come to be while a transformer trains.",
+    epilog=f"Every command also takes {DEBUG}: show the traceback of an error.",
+)
+for command in (scan, fit, report, demo):
+    app.command()(reported(command))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ontogeny {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", is_eager=True, callback=_print_version, help="Print the version."),
+) -> None:
+    del version
+
+
+def main() -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 some checkpoints failed, 130 interrupted."""
+    app([argument for argument in sys.argv[1:] if argument != DEBUG], prog_name="ontogeny")

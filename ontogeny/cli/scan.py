@@ -1,0 +1,77 @@
+"""`ontogeny scan`: measure every checkpoint of a series into a folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ontogeny.cli.errors import SOME_FAILED
+
+Out = Annotated[Path, typer.Option(help="Folder to keep the scan in; a scan that is there is gone on with.")]
+Source = Annotated[
+    str, typer.Argument(help="Hub id, folder of checkpoints, checkpoint folder, .gguf file, smollm2, or pocket.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
+
+
+def scan(
+    source: Source,
+    out: Out,
+    steps: Annotated[
+        str | None, typer.Option(help="all, log, or a list with ranges: 0,1,512,1000:143000:1000. [default: by source]")
+    ] = None,
+    probes: Annotated[str, typer.Option(help="What to measure, separated by commas.")] = "sinks,massive",
+    corpus: Annotated[
+        str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, or task. [default: by source]")
+    ] = None,
+    sequences: Annotated[int, typer.Option(help="How many sequences to measure on.")] = 100,
+    length: Annotated[int, typer.Option(help="Tokens in each sequence.")] = 64,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Sequences a forward pass. [default: about 4096 tokens]", min=1)
+    ] = None,
+    bos: Annotated[str, typer.Option(help="Special tokens: auto (the tokenizer's), always a BOS, or never.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
+    positions: Annotated[str, typer.Option(help="How many key positions to keep, or all.")] = "16",
+    as_json: Json = False,
+) -> int:
+    """Measure the checkpoints of SOURCE into a folder, as one labelled dataset."""
+    from ontogeny.cli.progress import DrawnProgress
+    from ontogeny.dynamics.scan import scan as run_scan
+
+    with DrawnProgress() as progress:
+        found = run_scan(
+            source,
+            out,
+            steps=steps,
+            probes=tuple(name.strip() for name in probes.split(",") if name.strip()),
+            corpus=corpus,
+            sequences=sequences,
+            length=length,
+            batch_size=batch_size,
+            bos=bos,
+            device=device,
+            dtype=dtype,
+            positions=_positions(positions),
+            progress=progress,
+        )
+    measured = [str(name) for name in found.dataset.checkpoint.values]
+    if as_json:
+        typer.echo(json.dumps({"path": str(out), "measured": measured, "failures": found.failures}))
+    else:
+        typer.echo(f"{len(measured)} checkpoints of {found.dataset.attrs['series']} are measured in {out}")
+        for name, reason in found.failures.items():
+            typer.echo(f"failed: {name}: {reason}")
+        typer.echo(f"next: ontogeny report {out} --out report.html")
+    return SOME_FAILED if found.failures else 0
+
+
+def _positions(text: str) -> int | None:
+    if text == "all":
+        return None
+    if not text.isdigit():
+        raise typer.BadParameter(f"expected a number or all, got {text!r}", param_hint="--positions")
+    return int(text)
