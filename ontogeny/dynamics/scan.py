@@ -155,6 +155,8 @@ def _measure_into(store: ScanStore, work: _Work, checkpoint: Checkpoint) -> str 
     """Measure and store one checkpoint; the reason where that failed, which is kept and stops no other."""
     try:
         store.commit(checkpoint.name, work.measured(checkpoint))
+    except UsageError:
+        raise
     except Exception as error:
         reason = str(error) if isinstance(error, OntogenyError) else f"{type(error).__name__}: {error}"
         store.record_failure(checkpoint.name, reason)

@@ -23,6 +23,7 @@ from ontogeny.errors import OntogenyError
 
 FORMAT = 1
 UNFINISHED = ".unfinished"
+OWN_FILES = {"scan.json", "checkpoints", "failures.json", "scan.zarr", "lock"}
 
 
 class ScanStore:
@@ -61,22 +62,21 @@ class ScanStore:
             lock.release()
 
     def _admit(self, settings: ScanSettings) -> None:
-        if not (self.path / "scan.json").exists():
-            others = sorted(p.name for p in self.path.iterdir() if p.name != "lock")
-            if others:
+        if self.measured():
+            there = read_settings(self.path)
+            if differences := there.differences(settings):
                 raise OntogenyError(
-                    f"{self.path} holds files that are no scan ({', '.join(others[:3])}): "
-                    "expected an empty or a new folder"
+                    f"{self.path} holds a scan with other settings ({'; '.join(differences)}), and numbers of both "
+                    "kinds must not mix: use another --out, or the settings that are there"
                 )
-            contents = {"format": FORMAT, "settings": settings.to_dict(), "fingerprint": settings.fingerprint}
-            write_json(self.path / "scan.json", contents)
             return
-        there = read_settings(self.path)
-        if differences := there.differences(settings):
+        others = sorted({p.name for p in self.path.iterdir()} - OWN_FILES)
+        if others:
             raise OntogenyError(
-                f"{self.path} holds a scan with other settings ({'; '.join(differences)}), and numbers of both kinds "
-                "must not mix: use another --out, or the settings that are there"
+                f"{self.path} holds files that are no scan ({', '.join(others[:3])}): expected an empty or a new folder"
             )
+        contents = {"format": FORMAT, "settings": settings.to_dict(), "fingerprint": settings.fingerprint}
+        write_json(self.path / "scan.json", contents)
 
     def measured(self) -> set[str]:
         """The names of the checkpoints whose measurements are in place."""

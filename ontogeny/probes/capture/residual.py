@@ -42,21 +42,31 @@ class ResidualRecorder:
 def reduce_residual(hidden: Tensor, valid: Tensor | None = None) -> ResidualTrace:
     """The three largest magnitudes of each sequence, their places, and the lower median of all; hidden (B, T, d).
 
-    In float32 at least: magnitudes above float16's range exist (arXiv 2402.17762). `valid` (B, T) leaves padding out.
+    In float32 at least: magnitudes above float16's range exist (arXiv 2402.17762). Of equal magnitudes (a token repeated
+    in the first depth) the earliest place counts first. `valid` (B, T) leaves padding out.
     """
     size = hidden.abs() if hidden.dtype == torch.float64 else hidden.float().abs()
     if valid is not None:
         size = size.masked_fill(~valid[..., None], -1.0)
-    flat = size.flatten(1)
-    top = flat.topk(min(RANKS, flat.shape[1]), dim=1)
     if valid is None:
-        median = flat.median(dim=1).values
+        median = size.flatten(1).median(dim=1).values
     else:
         median = torch.stack([row[keep].median() for row, keep in zip(size, valid, strict=True)])
+    values, indices = _largest(size.flatten(1), RANKS)
     width = hidden.shape[-1]
     return ResidualTrace(
-        top_activation=top.values,
-        top_position=(top.indices // width).to(torch.int32),
-        top_dimension=(top.indices % width).to(torch.int32),
+        top_activation=values,
+        top_position=(indices // width).to(torch.int32),
+        top_dimension=(indices % width).to(torch.int32),
         median_activation=median,
     )
+
+
+def _largest(flat: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
+    """Values and indices (B, ranks) of the largest entries of (B, n), which is overwritten; the first of equals first."""
+    found = []
+    for _ in range(ranks):
+        best = flat.max(dim=1, keepdim=True)
+        found.append(best)
+        flat.scatter_(1, best.indices, -1.0)
+    return torch.cat([best.values for best in found], dim=1), torch.cat([best.indices for best in found], dim=1)

@@ -1,0 +1,182 @@
+"""The probes against plain implementations: whole maps and hidden states, float64, loops."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from ontogeny.dynamics.corpus import Corpus
+from ontogeny.dynamics.measure import measure
+from ontogeny.dynamics.progress import Progress
+from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.probes import ProbeSettings, make_probes
+from ontogeny.probes.capture.support import sampled_rows
+from ontogeny.probes.massive import is_massive
+from ontogeny.probes.sinks import EPSILONS, head_classes, rows_needed
+from tests.models import tiny, tiny_falcon, token_ids
+
+SEQUENCES, LENGTH = 5, 40
+
+
+def measured(model, names=("sinks", "massive"), length=LENGTH, positions=16, batch_size=2):
+    corpus = Corpus("random", token_ids(SEQUENCES, length).numpy(), "auto")
+    probes = make_probes(names, ProbeSettings(length, positions))
+    return measure(model, corpus, probes, batch_size, Progress())
+
+
+def eager_maps(model, length=LENGTH):
+    """Maps (N, L, H, T, T) and the raw residual stream (N, L + 1, T, d), float64."""
+    model = model.double()
+    model.set_attn_implementation("eager")
+    states = []
+    blocks = next(m for m in model.modules() if isinstance(m, torch.nn.ModuleList))
+    handles = [blocks[0].register_forward_pre_hook(lambda _m, a: states.append(a[0]))]
+    handles += [b.register_forward_hook(lambda _m, _a, o: states.append(o)) for b in blocks]
+    with torch.inference_mode():
+        out = model(token_ids(SEQUENCES, length), output_attentions=True, use_cache=False)
+    for handle in handles:
+        handle.remove()
+    return torch.stack(out.attentions, 1).numpy(), torch.stack(states, 1).numpy()
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2", "bert", "opt"])
+def test_sinks_equal_loops_over_maps(family):
+    found = measured(tiny(family))
+    maps, _ = eager_maps(tiny(family))
+    rows_seeing = [LENGTH if family == "bert" else LENGTH - k for k in range(LENGTH)]
+    eligible = [k for k in range(LENGTH) if rows_seeing[k] >= 16]
+    for layer in range(3):
+        for head in range(4):
+            scores = np.array([[m[layer, head, :, k].sum() / rows_seeing[k] for k in range(LENGTH)] for m in maps])
+            at = {"layer": layer, "head": head}
+            np.testing.assert_allclose(found.sink_score.sel(at), scores[:, :16].mean(0), rtol=1e-5)
+            for epsilon in EPSILONS:
+                rate = (scores[:, :16] > epsilon).mean(0)
+                np.testing.assert_array_equal(found.sink_rate.sel(at).sel(epsilon=epsilon), rate)
+            top = [max(eligible, key=lambda k, s=s: s[k]) for s in scores]
+            np.testing.assert_array_equal(found.top_sink_position.sel(at), top)
+            best = [s[k] for s, k in zip(scores, top, strict=True)]
+            np.testing.assert_allclose(found.top_sink_score.sel(at), best, rtol=1e-5)
+            rows = [m[layer, head, i] for m in maps for i in range(LENGTH)]
+            entropy = np.mean([-sum(p * math.log(p) for p in row if p > 0) for row in rows])
+            assert float(found.attention_entropy.sel(at)) == pytest.approx(entropy, rel=1e-5)
+            assert float(found.attention_max.sel(at)) == pytest.approx(np.mean([r.max() for r in rows]), rel=1e-5)
+            participation = np.mean([1 / (row**2).sum() for row in rows])
+            assert float(found.participation_ratio.sel(at)) == pytest.approx(participation, rel=1e-5)
+            far = np.mean([sum(p * abs(i % LENGTH - j) for j, p in enumerate(row)) for i, row in enumerate(rows)])
+            assert float(found.attention_distance.sel(at)) == pytest.approx(far, rel=1e-4)
+            sizes = sorted(support(m[layer, head, i]) for m in maps for i in sampled_rows(LENGTH))
+            assert int(found.support_90.sel(at)) == sizes[(len(sizes) - 1) // 2]
+    assert (found.head_class == 0).all()
+
+
+def support(row):
+    total = 0.0
+    for count, p in enumerate(sorted(row, reverse=True), 1):
+        total += p
+        if total >= 0.9 - 1e-6:
+            return count
+    raise AssertionError(row.sum())
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2"])
+def test_massive_equals_loops_over_the_residual_stream(family):
+    found = measured(tiny(family))
+    _, states = eager_maps(tiny(family))
+    for n in range(SEQUENCES):
+        for depth in range(4):
+            size = np.abs(states[n, depth])
+            places = sorted(np.ndindex(size.shape), key=lambda place: -size[place])[:3]
+            at = {"sequence": n, "depth": depth}
+            np.testing.assert_allclose(found.top_activation.sel(at), [size[p] for p in places], rtol=1e-5)
+            np.testing.assert_array_equal(found.top_position.sel(at), [p[0] for p in places])
+            np.testing.assert_array_equal(found.top_dimension.sel(at), [p[1] for p in places])
+            ordered = np.sort(size.ravel())
+            median = ordered[(ordered.size - 1) // 2]
+            assert float(found.median_activation.sel(at)) == pytest.approx(median, rel=1e-5)
+            assert float(found.massive_ratio.sel(at)) == pytest.approx(ordered[-1] / median, rel=2e-5)
+
+
+def test_massive_needs_both_the_size_and_the_multiple():
+    largest, median = np.array([101.0, 100.0, 5000.0, 2000.0]), np.array([0.1, 0.01, 6.0, 2.0])
+    assert is_massive(largest, median).tolist() == [True, False, False, True]
+
+
+def test_massive_rate_is_the_share_of_sequences():
+    model = tiny("gpt2")
+    model.transformer.wte.weight[7, 3] = 90_000.0
+    ids = token_ids(SEQUENCES, LENGTH)
+    expected = (ids == 7).any(1).double().mean().item()
+    assert 0 < expected < 1
+    assert float(measured(model).massive_rate.sel(depth=0)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 5])
+def test_batches_do_not_change_the_numbers(batch_size):
+    one, other = measured(tiny("llama"), batch_size=2), measured(tiny("llama"), batch_size=batch_size)
+    for name in one.data_vars:
+        np.testing.assert_allclose(one[name], other[name], rtol=2e-5, err_msg=name)
+
+
+def test_positions_are_kept_as_asked():
+    assert measured(tiny("llama"), positions=3).sizes["position"] == 3
+    assert measured(tiny("llama"), positions=None).sizes["position"] == LENGTH
+    whole, first = measured(tiny("llama"), positions=None), measured(tiny("llama"), positions=3)
+    np.testing.assert_array_equal(whole.sink_score[..., :3], first.sink_score)
+
+
+def test_below_sixteen_tokens_no_key_may_be_the_top_sink():
+    found = measured(tiny("llama"), length=15)
+    assert (found.top_sink_position == -1).all() and found.top_sink_score.isnull().all()
+
+
+@pytest.mark.parametrize(("length", "rows"), [(64, 16), (65, 17), (1000, 250), (20, 16)])
+def test_rows_that_a_top_sink_needs(length, rows):
+    assert rows_needed(length) == rows
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.6, 1), (0.5, 2), (0.2, 2), (0.125, 3), (0.05, 3), (1 / 32, 4), (0.001, 4)]
+)
+def test_head_classes_by_their_bounds(share, expected):
+    assert head_classes(np.full((2, 1, 1, 16), share), length=256).tolist() == [[expected]]
+    assert head_classes(np.full((2, 1, 1, 16), share), length=255).tolist() == [[0]]
+
+
+def test_a_uniform_head_is_of_class_one():
+    model = tiny("llama", max_position_embeddings=300)
+    model.model.layers[0].self_attn.q_proj.weight.zero_()
+    found = measured(model, names=("sinks",), length=256)
+    assert (found.head_class.sel(layer=0) == 1).all()
+    rows = sampled_rows(256)
+    assert rows[0] == 127
+    middle = sorted(math.ceil(0.9 * (row + 1) - 1e-3) for row in rows)[(len(rows) - 1) // 2]
+    assert (found.support_90.sel(layer=0) == middle).all()
+
+
+def test_variables_say_what_they_are():
+    found = measured(tiny("llama"))
+    for name, variable in found.data_vars.items():
+        assert {"long_name", "units", "source"} <= set(variable.attrs), name
+        assert variable.attrs["source"].startswith("arXiv:"), name
+    assert found.attention_entropy.attrs["units"] == "nats"
+    assert found.attrs["massive_threshold"] == 100.0 and found.attrs["support_rows"] == list(sampled_rows(LENGTH))
+
+
+def test_where_attention_is_unavailable_the_residual_stream_is_measured_and_it_is_said():
+    found = measured(tiny_falcon())
+    assert "sink_rate" not in found and "massive_ratio" in found
+    assert found.attrs["attention"].startswith("unavailable: FalconModel computes its attention")
+
+
+def test_where_only_attention_was_asked_for_and_is_unavailable_that_is_an_error():
+    with pytest.raises(OntogenyError, match=r"unavailable: FalconModel.*add --probes massive"):
+        measured(tiny_falcon(), names=("sinks",))
+
+
+def test_unknown_probes_are_refused():
+    with pytest.raises(UsageError, match="unknown probe waives: expected some of sinks, massive"):
+        make_probes(["sinks", "waives"], ProbeSettings(64))
