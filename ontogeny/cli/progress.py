@@ -29,6 +29,7 @@ class DrawnProgress(ScanProgress):
             TextColumn("{task.fields[rate]} tok/s"),
             TimeRemainingColumn(compact=True),
             console=self._console,
+            disable=not self._console.is_terminal,
             transient=True,
             expand=True,
         )

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ontogeny.cli.errors import SOME_FAILED
+from ontogeny.errors import UsageError
 
 Out = Annotated[Path, typer.Option(help="Folder to keep the scan in; a scan that is there is gone on with.")]
 Source = Annotated[
@@ -73,5 +74,5 @@ def _positions(text: str) -> int | None:
     if text == "all":
         return None
     if not text.isdigit():
-        raise typer.BadParameter(f"expected a number or all, got {text!r}", param_hint="--positions")
+        raise UsageError(f"expected a number of key positions or all, got {text!r}")
     return int(text)

@@ -11,7 +11,7 @@ from ontogeny.archspec import ArchSpec
 from ontogeny.dynamics.corpus import Corpus, make_corpus
 from ontogeny.dynamics.series import Series
 from ontogeny.errors import OntogenyError, UsageError
-from tests.tokenizers import BOS, byte_tokenizer
+from tests.byte_tokenizer import BOS, byte_tokenizer
 
 ARCH = ArchSpec(layers=1, width=8, heads=1, kv_heads=1, head_dim=8, ffn=32, vocab=257)
 

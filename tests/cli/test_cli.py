@@ -1,0 +1,188 @@
+"""The command line: what it prints, its exit codes, and one clear sentence for what goes wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from ontogeny.cli.main import app
+from ontogeny.version import __version__
+from tests.checkpoint_folders import edit_weights, save_tiny
+from tests.models import tiny_falcon
+
+SMALL = ["--sequences", "3", "--length", "20"]
+STEPS = (0, 1, 2, 4, 8, 16, 32)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("series") / "tiny"
+    for step in STEPS:
+        save_tiny(folder / f"step{step}", seed=step)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def scanned(made, tmp_path_factory):
+    out = tmp_path_factory.mktemp("scans") / "scan"
+    assert run("scan", made, "--out", out, *SMALL).exit_code == 0
+    return out
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def test_scan_says_what_it_measured_and_what_comes_next(made, tmp_path):
+    result = run("scan", made, "--out", tmp_path / "scan", *SMALL, "--steps", "0,4:32:4")
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"5 checkpoints of tiny are measured in {tmp_path / 'scan'}\n")
+    assert f"next: ontogeny report {tmp_path / 'scan'}" in result.stdout
+    assert "measured step4 (2/5)" in result.stderr
+
+
+def test_scan_prints_json_for_machines(made, tmp_path):
+    result = run("scan", made, "--out", tmp_path / "scan", *SMALL, "--steps", "0,1", "--json")
+    assert json.loads(result.stdout) == {
+        "path": str(tmp_path / "scan"),
+        "measured": ["step0", "step1"],
+        "failures": {},
+    }
+
+
+def test_a_second_scan_says_what_it_keeps(made, tmp_path):
+    run("scan", made, "--out", tmp_path / "scan", *SMALL, "--steps", "0,1")
+    result = run("scan", made, "--out", tmp_path / "scan", *SMALL, "--steps", "0,1,2")
+    assert "note: 2 checkpoints were measured before and are kept" in result.stderr
+    assert result.stdout.startswith("3 checkpoints")
+
+
+def test_some_failures_give_exit_code_three_and_are_listed(made, tmp_path):
+    series = shutil.copytree(made, tmp_path / "tiny")
+    edit_weights(series / "step2", lambda weights: weights.pop("embed_out.weight", weights.pop("lm_head.weight", None)))
+    result = run("scan", series, "--out", tmp_path / "scan", *SMALL)
+    assert result.exit_code == 3
+    assert "failed: step2: " in result.stdout and "failed: step2: " in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_fit_prints_a_row_a_depth(scanned):
+    result = run("fit", scanned)
+    assert result.exit_code == 0
+    for word in ("massive_ratio of tiny", "verdict", "regime", "peak step"):
+        assert word in result.stdout
+    found = json.loads(run("fit", scanned, "--json").stdout)
+    assert [row["depth"] for row in found["fits"]] == [0, 1, 2, 3]
+    assert all(row["verdict"] for row in found["fits"])
+
+
+def test_fit_takes_other_metrics(scanned):
+    found = json.loads(run("fit", scanned, "--metric", "sink_score", "--json").stdout)
+    assert len(found["fits"]) == 12 and {"layer", "head"} <= set(found["fits"][0])
+    result = run("fit", scanned, "--metric", "charm")
+    assert result.exit_code == 2 and "charm" in result.stderr and "massive_ratio" in result.stderr
+
+
+def test_report_is_one_file_without_a_network(scanned, tmp_path):
+    result = run("report", scanned, "--out", tmp_path / "report.html")
+    assert result.exit_code == 0 and result.stdout == f"the report is in {tmp_path / 'report.html'}\n"
+    page = (tmp_path / "report.html").read_text()
+    assert "<script src" not in page and "<link" not in page and "tiny" in page
+
+
+def test_report_of_a_model_whose_attention_is_not_seen(tmp_path):
+    tiny_falcon().save_pretrained(tmp_path / "falcon" / "step3")
+    assert run("scan", tmp_path / "falcon", "--out", tmp_path / "scan", *SMALL).exit_code == 0
+    assert run("report", tmp_path / "scan", "--out", tmp_path / "report.html").exit_code == 0
+    assert "FalconModel computes its attention without" in (tmp_path / "report.html").read_text()
+
+
+def test_report_of_sinks_alone(made, tmp_path):
+    run("scan", made, "--out", tmp_path / "scan", *SMALL, "--steps", "0,1", "--probes", "sinks")
+    assert run("report", tmp_path / "scan", "--out", tmp_path / "report.html").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["scan", "nothing-here", "--out", "{tmp}/s"], 2, "unknown source 'nothing-here': expected a Hub id"),
+        (["scan", "{tmp}", "--out", "{tmp}/s"], 1, "no checkpoint"),
+        (["scan", "{made}", "--out", "{tmp}/s", "--steps", "77"], 2, "match no checkpoint: tiny has"),
+        (["scan", "{made}", "--out", "{tmp}/s", "--probes", "sunk"], 2, "unknown probe sunk"),
+        (["scan", "{made}", "--out", "{tmp}/s", "--probes", ","], 2, r"unknown probe \(none given\)"),
+        (
+            ["scan", "{made}", "--out", "{tmp}/s", "--positions", "few"],
+            2,
+            "expected a number of key positions or all, got 'few'",
+        ),
+        (["scan", "{made}", "--out", "{tmp}/s", "--corpus", "builtin"], 1, "no tokenizer"),
+        (
+            ["scan", "{made}", "--out", "{tmp}/s", "--corpus", "{tmp}/short.jsonl"],
+            1,
+            "0 documents of at least 64 tokens",
+        ),
+        (["scan", "{made}", "--out", "{tmp}/short.jsonl"], 1, "cannot write to"),
+        (["scan", "{made}", "--out", "{scanned}", "--length", "21"], 1, "holds a scan with other settings"),
+        (["scan", "{made}"], 2, "Missing option '--out'"),
+        (["report", "{tmp}", "--out", "{tmp}/r.html"], 1, "holds no scan"),
+        (["report", "{scanned}", "--out", "{tmp}/short.jsonl/r.html"], 1, "cannot be written"),
+        (["fit", "{tmp}/absent"], 1, "holds no scan"),
+        (["scam"], 2, "No such command 'scam'"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_a_sentence(made, scanned, tmp_path, arguments, code, words):
+    (tmp_path / "short.jsonl").write_text('{"ids": [1, 2]}\n')
+    places = {"tmp": tmp_path, "made": made, "scanned": scanned}
+    result = run(*(argument.format(**places) for argument in arguments))
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    assert re.search(words, " ".join(result.stderr.replace("│", " ").split())), result.stderr
+
+
+def test_an_interrupt_keeps_what_was_measured(made, tmp_path, monkeypatch):
+    from ontogeny.cli.progress import DrawnProgress
+
+    def stop(self, name):
+        if name == "step4":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(DrawnProgress, "checkpoint", stop)
+    result = run("scan", made, "--out", tmp_path / "scan", *SMALL)
+    assert result.exit_code == 130
+    assert "what was measured before is kept" in result.stderr
+    assert sorted(p.name for p in (tmp_path / "scan" / "checkpoints").iterdir()) == ["step0", "step1", "step2"]
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_traceback_only_with_debug(tmp_path, debug):
+    command = [
+        sys.executable,
+        "-c",
+        "from ontogeny.cli.main import main; main()",
+        "report",
+        str(tmp_path),
+        "--out",
+        "x",
+    ]
+    result = subprocess.run([*command, *(["--debug"] if debug else [])], capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and "error: " in result.stderr
+    assert ("Traceback" in result.stderr) == debug
+
+
+def test_version():
+    assert run("--version").stdout == f"ontogeny {__version__}\n"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("command", ["", "scan", "fit", "report", "demo"])
+def test_help_fits_the_terminal(command, width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    result = run(*filter(None, [command]), "--help")
+    assert result.exit_code == 0 and "Usage" in result.stdout
+    assert max(len(line) for line in result.stdout.splitlines()) <= width
