@@ -24,7 +24,7 @@ def scan(
     steps: Annotated[
         str | None, typer.Option(help="all, log, or a list with ranges: 0,1,512,1000:143000:1000. [default: by source]")
     ] = None,
-    probes: Annotated[str, typer.Option(help="What to measure, separated by commas.")] = "sinks,massive",
+    probes: Annotated[str, typer.Option(help="What to measure, separated by commas.")] = "sinks,waivers,massive",
     corpus: Annotated[
         str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, or task. [default: by source]")
     ] = None,

@@ -8,8 +8,9 @@ from ontogeny.errors import UsageError
 from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
 from ontogeny.probes.sinks import SinksProbe
+from ontogeny.probes.waivers import WaiversProbe
 
-PROBES: dict[str, type[Probe]] = {"sinks": SinksProbe, "massive": MassiveProbe}
+PROBES: dict[str, type[Probe]] = {"sinks": SinksProbe, "waivers": WaiversProbe, "massive": MassiveProbe}
 
 
 def make_probes(names: Sequence[str], settings: ProbeSettings) -> dict[str, Probe]:

@@ -125,7 +125,7 @@ def test_steps_that_are_absent_are_said(series):
         ({"sequences": 4}, "sequences 3, not 4"),
         ({"length": 24}, "length 20, not 24"),
         ({"dtype": "bfloat16"}, "dtype 'float32', not 'bfloat16'"),
-        ({"probes": ("massive",)}, r"probes \['sinks', 'massive'\], not \['massive'\]"),
+        ({"probes": ("massive",)}, r"probes \['sinks', 'waivers', 'massive'\], not \['massive'\]"),
         ({"positions": None}, "positions 16, not None"),
     ],
 )

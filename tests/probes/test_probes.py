@@ -21,7 +21,7 @@ from tests.models import tiny, tiny_falcon, token_ids
 SEQUENCES, LENGTH = 5, 40
 
 
-def measured(model, names=("sinks", "massive"), length=LENGTH, positions=16, batch_size=2):
+def measured(model, names=("sinks", "waivers", "massive"), length=LENGTH, positions=16, batch_size=2):
     corpus = Corpus("random", token_ids(SEQUENCES, length).numpy(), "auto")
     probes = make_probes(names, ProbeSettings(length, positions))
     return measure(model, corpus, probes, batch_size, Progress())
@@ -98,6 +98,45 @@ def test_massive_equals_loops_over_the_residual_stream(family):
             median = ordered[(ordered.size - 1) // 2]
             assert float(found.median_activation.sel(at)) == pytest.approx(median, rel=1e-5)
             assert float(found.massive_ratio.sel(at)) == pytest.approx(ordered[-1] / median, rel=2e-5)
+
+
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "bert"])
+def test_waivers_equal_loops_over_values(family, monkeypatch):
+    monkeypatch.setattr("ontogeny.probes.waivers.WAIVER_EPSILON", 0.05)
+    monkeypatch.setattr("ontogeny.probes.waivers.WAIVER_VALUE", 0.9)
+    found = measured(tiny(family), names=("waivers", "sinks"))
+    maps, _ = eager_maps(tiny(family))
+    norms = value_norms(tiny(family).double())
+    waivers = np.zeros((3, 4, 16))
+    for layer in range(3):
+        for head in range(4):
+            relative = np.array([n[layer][head] / n[layer][head].mean() for n in norms])
+            at = {"layer": layer, "head": head}
+            np.testing.assert_allclose(found.value_norm.sel(at), relative[:, :16].mean(0), rtol=1e-5)
+            for n, a in enumerate(maps):
+                seeing = np.array([LENGTH if family == "bert" else LENGTH - k for k in range(16)])
+                alpha = a[layer, head, :, :16].sum(0) / seeing
+                waivers[layer, head] += (alpha > 0.05) & (relative[n, :16] < 0.9)
+    np.testing.assert_allclose(found.waiver_rate, waivers / SEQUENCES)
+    assert 0 < found.waiver_rate.mean() < 1
+
+
+def value_norms(model):
+    """Norms (N, L, H, T) of the values, read off the projections' outputs; a shared value stands at all its heads."""
+    outputs = []
+    names = ("query_key_value", "v_proj", "attention.self.value")
+    for name, module in model.named_modules():
+        if name.endswith(names):
+            module.register_forward_hook(lambda _m, _a, out: outputs.append(out))
+    with torch.inference_mode():
+        model(token_ids(SEQUENCES, LENGTH))
+    layers = []
+    for out in outputs:
+        if out.shape[-1] == 96:  # GPT-NeoX: each head's query, key and value side by side
+            out = out.view(SEQUENCES, LENGTH, 4, 3, 8)[..., 2, :].flatten(2)
+        norm = out.view(SEQUENCES, LENGTH, -1, 8).norm(dim=-1).transpose(1, 2)
+        layers.append(norm.repeat_interleave(4 // norm.shape[1], dim=1))
+    return torch.stack(layers, 1).numpy()
 
 
 def test_massive_needs_both_the_size_and_the_multiple():
@@ -178,5 +217,5 @@ def test_where_only_attention_was_asked_for_and_is_unavailable_that_is_an_error(
 
 
 def test_unknown_probes_are_refused():
-    with pytest.raises(UsageError, match="unknown probe waives: expected some of sinks, massive"):
+    with pytest.raises(UsageError, match="unknown probe waives: expected some of sinks, waivers, massive"):
         make_probes(["sinks", "waives"], ProbeSettings(64))

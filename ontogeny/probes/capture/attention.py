@@ -60,12 +60,12 @@ class AttentionRecorder:
             for config, implementation in before:
                 config._attn_implementation = implementation
 
-    def record(self, module: nn.Module, stats: AttentionStats, pattern: Pattern) -> None:
-        """Reduce one call's statistics over its query rows; a module that no block owns raises OntogenyError."""
+    def record(self, module: nn.Module, stats: AttentionStats, value: Tensor, pattern: Pattern) -> None:
+        """Reduce one call's statistics and values; a module that no block owns raises OntogenyError."""
         if module not in self.traces:
             raise OntogenyError(f"attention ran in {type(module).__name__}, which is no block's own attention module")
         self.used.add(pattern)
-        self.traces[module].append(_reduce(stats, pattern))
+        self.traces[module].append(_reduce(stats, value, pattern))
 
     def finish(self) -> tuple[AttentionTrace, ...]:
         """The traces in the order of the blocks. Raises OntogenyError unless each module ran exactly once."""
@@ -127,7 +127,7 @@ def _attention(
         mask=attention_mask,
         rows=torch.tensor(sampled_rows(length), device=query.device),
     )
-    _recorder.get().record(module, stats, pattern)
+    _recorder.get().record(module, stats, value, pattern)
     return stats.output.transpose(1, 2).contiguous(), None
 
 
@@ -146,8 +146,8 @@ def _mask(
     return padding_mask(attention_mask, kv_length)
 
 
-def _reduce(stats: AttentionStats, pattern: Pattern) -> AttentionTrace:
-    """Means over the query rows that see a key; the map's sampled rows become their support."""
+def _reduce(stats: AttentionStats, value: Tensor, pattern: Pattern) -> AttentionTrace:
+    """Means over the query rows that see a key; the map's sampled rows become their support, values their norm."""
     assert stats.rows is not None
     length = stats.rows.shape[-1]
     rows = torch.tensor(sampled_rows(length), device=stats.rows.device)
@@ -155,9 +155,11 @@ def _reduce(stats: AttentionStats, pattern: Pattern) -> AttentionTrace:
     valid = stats.visible_rows[:, 0] > 0
     row_length = (pattern.visible(rows[:, None], keys[None, :]) & valid[:, None, :]).sum(-1) * valid[:, rows]
     count = valid.sum(1, keepdim=True).clamp_min(1)
+    value_norm = torch.linalg.vector_norm(value.to(stats.entropy.dtype), dim=-1)
     return AttentionTrace(
         column_mass=stats.column_mass,
         visible_rows=stats.visible_rows,
+        value_norm=value_norm.repeat_interleave(stats.entropy.shape[1] // value.shape[1], dim=1),
         entropy=stats.entropy.sum(-1) / count,
         row_max=stats.row_max.sum(-1) / count,
         participation=stats.participation.sum(-1) / count,

@@ -42,8 +42,8 @@ class ResidualRecorder:
 def reduce_residual(hidden: Tensor, valid: Tensor | None = None) -> ResidualTrace:
     """The three largest magnitudes of each sequence, their places, and the lower median of all; hidden (B, T, d).
 
-    In float32 at least: magnitudes above float16's range exist (arXiv 2402.17762). Of equal magnitudes (a token repeated
-    in the first depth) the earliest place counts first. `valid` (B, T) leaves padding out.
+    In float32 at least: magnitudes above float16's range exist (arXiv 2402.17762). Of equal magnitudes (a token that
+    comes again, at depth 0) the earliest place counts first. `valid` (B, T) leaves padding out.
     """
     size = hidden.abs() if hidden.dtype == torch.float64 else hidden.float().abs()
     if valid is not None:
@@ -63,7 +63,7 @@ def reduce_residual(hidden: Tensor, valid: Tensor | None = None) -> ResidualTrac
 
 
 def _largest(flat: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
-    """Values and indices (B, ranks) of the largest entries of (B, n), which is overwritten; the first of equals first."""
+    """Values and indices (B, ranks) of the largest of (B, n), which is overwritten; of equals the first."""
     found = []
     for _ in range(ranks):
         best = flat.max(dim=1, keepdim=True)

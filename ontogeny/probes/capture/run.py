@@ -31,8 +31,8 @@ def capture(
     """Run `model`'s base once on `input_ids` (B, T) and reduce its attention and residual stream as it runs.
 
     `attention_mask` (B, T) is 1 at tokens and 0 at padding. `needs` names what to record. `on_block` is told the index
-    of each block as the pass leaves it. The model is left as it was. No T x T map is kept. Where the attention cannot be
-    hooked, `Trace.attention` gives the reason and the residual stream is measured all the same.
+    of each block as the pass leaves it. The model is left as it was. No T x T map is kept. Where the attention cannot
+    be hooked, `Trace.attention` gives the reason and the residual stream is measured all the same.
 
     Raises OntogenyError where a part of the attention would be missed or misread, or activations are not finite.
     """

@@ -13,13 +13,15 @@ CAPTURED = "captured"
 class AttentionTrace:
     """One layer's attention; H query heads, T keys, R sampled query rows.
 
-    `column_mass` and `visible_rows` (B, H, T): see `AttentionStats`. `entropy` (nats), `row_max`, `participation`
+    `column_mass` and `visible_rows` (B, H, T): see `AttentionStats`. `value_norm` (B, H, T): the Euclidean norm of each
+    key's value, a shared value standing at each of its query heads. `entropy` (nats), `row_max`, `participation`
     (keys) and `distance` (tokens) are (B, H): means over the valid query rows. `support` (B, H, R): the least number of
     keys whose attention sums to 0.90 of the row; `row_length` (B, R): how many keys that row may see.
     """
 
     column_mass: Tensor
     visible_rows: Tensor
+    value_norm: Tensor
     entropy: Tensor
     row_max: Tensor
     participation: Tensor
