@@ -1,0 +1,113 @@
+"""What the figures and the report read out of a scan's dataset."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import xarray as xr
+
+from ontogeny.errors import OntogenyError
+
+EPSILON = 0.3
+POSITION = 0
+RATIO_OF_MEANS = "ratio of means"
+MEAN_OF_RATIOS = "mean of ratios"
+_SUBTITLE_NAME = 48
+
+
+class HasDataset(Protocol):
+    """Anything that carries a dataset, as a `Scan` does."""
+
+    @property
+    def dataset(self) -> xr.Dataset: ...
+
+
+def dataset_of(scan: xr.Dataset | HasDataset) -> xr.Dataset:
+    """The dataset of a scan (or the dataset itself), its checkpoints in the order of their steps where known."""
+    dataset = scan if isinstance(scan, xr.Dataset) else scan.dataset
+    if "checkpoint" not in dataset.dims or dataset.sizes["checkpoint"] == 0:
+        raise OntogenyError(
+            "there is nothing to draw: expected a dataset with at least one `checkpoint`, and this one has none; "
+            "scan a series first"
+        )
+    steps = known_steps(dataset)
+    return dataset if steps is None else dataset.isel(checkpoint=np.argsort(steps, kind="stable"))
+
+
+def known_steps(dataset: xr.Dataset) -> np.ndarray | None:
+    """The step of every checkpoint, int64; None where any is unknown, or two are the same."""
+    if "step" not in dataset.coords:
+        return None
+    steps = np.atleast_1d(dataset["step"].values).astype(np.int64)
+    return steps if steps.min() >= 0 and np.unique(steps).size == steps.size else None
+
+
+def has_attention(dataset: xr.Dataset) -> bool:
+    """Whether attention was captured: without it the dataset has no variable of the probe `sinks`."""
+    return not str(dataset.attrs.get("attention", "captured")).startswith("unavailable")
+
+
+def require(dataset: xr.Dataset, what: str, *names: str) -> None:
+    """Raise OntogenyError, with the dataset's own reason, where a variable that `what` is drawn from is missing."""
+    missing = [name for name in names if name not in dataset.data_vars]
+    if not missing:
+        return
+    lacks = f"{what} cannot be drawn: the dataset has no `{missing[0]}`"
+    of_attention = missing[0].startswith(("sink_", "top_sink_"))
+    if of_attention and not has_attention(dataset):
+        raise OntogenyError(f"{lacks} (attention {dataset.attrs['attention']}); the residual stream's figures remain")
+    raise OntogenyError(f"{lacks}; scan again with the probe `{'sinks' if of_attention else 'massive'}`")
+
+
+def sink_rates(dataset: xr.Dataset, epsilon: float = EPSILON, position: int = POSITION) -> xr.DataArray:
+    """Sink rate (checkpoint, layer, head) at one threshold and one key position; share of sequences in 0..1.
+
+    Source: arXiv 2410.10781. Raises OntogenyError where it was not measured.
+    """
+    require(dataset, "the sink rate", "sink_rate")
+    rate = _pick(_pick(dataset["sink_rate"], "epsilon", epsilon), "position", position)
+    return rate.transpose("checkpoint", "layer", "head")
+
+
+def _pick(array: xr.DataArray, dim: str, wanted: float) -> xr.DataArray:
+    measured = array[dim].values
+    nearest = int(np.abs(measured - wanted).argmin())
+    if abs(float(measured[nearest]) - wanted) > 1e-4:
+        listed = ", ".join(f"{value:g}" for value in measured)
+        raise OntogenyError(f"{dim} {wanted:g} was not measured: expected one of {listed}")
+    return array.isel({dim: nearest})
+
+
+def massive_ratios(dataset: xr.Dataset, definition: str = RATIO_OF_MEANS) -> xr.DataArray:
+    """max|h| / median|h| (checkpoint, depth), over sequences either the ratio of means or the mean of ratios.
+
+    Source: arXiv 2508.03616. Raises OntogenyError where it was not measured or the definition is another.
+    """
+    if definition == MEAN_OF_RATIOS:
+        require(dataset, "the massive ratio", "massive_ratio")
+        ratio = dataset["massive_ratio"].astype(np.float64).mean("sequence")
+    elif definition == RATIO_OF_MEANS:
+        require(dataset, "the massive ratio", "top_activation", "median_activation")
+        top = dataset["top_activation"].astype(np.float64).sel(rank=1).mean("sequence")
+        ratio = top / dataset["median_activation"].astype(np.float64).mean("sequence")
+    else:
+        raise OntogenyError(
+            f"the massive ratio is drawn as the {RATIO_OF_MEANS} or the {MEAN_OF_RATIOS}, not as {definition!r}"
+        )
+    return ratio.transpose("checkpoint", "depth")
+
+
+def series_name(dataset: xr.Dataset) -> str:
+    """What the series is called, not escaped."""
+    return str(dataset.attrs.get("series") or dataset.attrs.get("source") or "unnamed series")
+
+
+def shorten(text: str, longest: int) -> str:
+    """`text`, cut where it is longer than a label may be."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def short_name(dataset: xr.Dataset) -> str:
+    """The series' name as a figure's subtitle can hold it, not escaped."""
+    return shorten(series_name(dataset), _SUBTITLE_NAME)

@@ -1,0 +1,224 @@
+"""The report: one self-contained HTML file that opens without a network."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib import resources
+from pathlib import Path
+from string import Template
+
+import plotly.graph_objects as go
+import xarray as xr
+from plotly.offline import get_plotlyjs
+
+from ontogeny.errors import OntogenyError
+from ontogeny.plots.axes import checkpoint_labels
+from ontogeny.plots.massive import drawable, massive_ratio
+from ontogeny.plots.measurements import HasDataset, dataset_of, require, series_name, shorten
+from ontogeny.plots.sinks import sink_heads, sink_rate
+from ontogeny.plots.sites import massive_sites
+from ontogeny.plots.summary import summarise
+from ontogeny.plots.tables import checkpoint_table, failure_list, fit_table, settings_table
+from ontogeny.plots.theme import untitled
+
+# Nothing may be fetched, whatever a dataset's text may contain.
+_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_SHORT_TITLE = 80
+
+
+def write_report(
+    dataset: xr.Dataset | HasDataset,
+    fits: xr.Dataset | None,
+    path: str | os.PathLike[str],
+    failures: Sequence[tuple[str, str]] = (),
+) -> Path:
+    """Write the report of a scan to `path`, and return that path; a file already there is replaced in one step.
+
+    `fits` are those of `ontogeny.fit`, or None; `failures` are pairs (checkpoint, reason). A figure whose variables the
+    dataset lacks is replaced by the reason. Raises OntogenyError where the file cannot be written.
+    """
+    page = render(dataset, fits, failures)
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(page, encoding="utf-8", errors="backslashreplace")
+        partial.replace(target)
+    except OSError as error:
+        raise OntogenyError(
+            f"the report cannot be written to {target}: {error.strerror or error}; "
+            "choose a file name in a folder that you may write to"
+        ) from error
+    finally:
+        _discard(partial)
+    return target
+
+
+def _discard(partial: Path) -> None:
+    with suppress(OSError):  # the folder itself is unreachable: that is reported already
+        partial.unlink(missing_ok=True)
+
+
+def render(scan: xr.Dataset | HasDataset, fits: xr.Dataset | None, failures: Sequence[tuple[str, str]] = ()) -> str:
+    """The report as one HTML text."""
+    dataset = dataset_of(scan)
+    drawn: dict[str, go.Figure] = {}
+    sections = [
+        _sinks_section(dataset, drawn),
+        _massive_section(dataset, fits, drawn),
+        _section("Checkpoints", checkpoint_table(dataset)),
+        _section("Failures", f'<div class="failures">{failure_list(failures)}</div>', "failures") if failures else "",
+        _section("Settings", f'<div class="settings">{settings_table(dataset)}</div>'),
+    ]
+    name = series_name(dataset)
+    return Template(_part("page.html")).substitute(
+        policy=_POLICY,
+        title=html.escape(f"{shorten(name, _SHORT_TITLE)}: Ontogeny report"),
+        style=_part("style.css"),
+        name=html.escape(name),
+        measured=html.escape(_measured(dataset)),
+        notice=_notice(failures),
+        summary=_summary(dataset),
+        sections="\n".join(sections),
+        provenance=html.escape(_provenance(dataset)),
+        plotly=get_plotlyjs(),
+        figures=_figures_json(drawn),
+        boot=_part("boot.js"),
+    )
+
+
+def _part(name: str) -> str:
+    return resources.files("ontogeny.plots").joinpath("template", name).read_text(encoding="utf-8")
+
+
+def _section(title: str, body: str, anchor: str = "") -> str:
+    name = f' id="{anchor}"' if anchor else ""
+    return f"<section{name}>\n<h2>{title}</h2>\n{body}\n</section>"
+
+
+def _figure(drawn: dict[str, go.Figure], name: str, title: str, caption: str, draw: Callable[[], go.Figure]) -> str:
+    """The place of a figure, which is added to `drawn`; or, where it cannot be drawn, the reason."""
+    heading = f"<figcaption><h3>{title}</h3><p>{caption}</p></figcaption>"
+    try:
+        fig = draw()
+    except OntogenyError as error:
+        return f"<h3>{title}</h3>\n{_missing(error)}"
+    drawn[name] = untitled(fig)
+    return (
+        f'<figure>{heading}\n<div class="plot" id="{name}" role="img" aria-label="{title}" '
+        f'style="height:{fig.layout.height}px"></div></figure>'
+    )
+
+
+def _missing(error: OntogenyError) -> str:
+    return f'<p class="missing">{_prose(str(error))}</p>'
+
+
+def _prose(text: str) -> str:
+    """A sentence as HTML: escaped, with its capital, its full stop, and `names` as code."""
+    escaped = html.escape(f"{text[:1].upper()}{text[1:].rstrip('.')}.")
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escaped)
+
+
+def _sinks_section(dataset: xr.Dataset, drawn: dict[str, go.Figure]) -> str:
+    title = "Attention sinks"
+    try:
+        require(dataset, "the sink rate", "sink_rate")
+    except OntogenyError as error:
+        return _section(title, _missing(error))
+    by_layer = _figure(
+        drawn,
+        "sink-rate",
+        "Sink rate by layer",
+        "Share of sequences in which the first key (position 0) receives more than ε = 0.3 of the attention of the "
+        "rows that see it; mean over the heads of a layer (arXiv 2410.10781).",
+        lambda: sink_rate(dataset),
+    )
+    by_head = _figure(
+        drawn, "sink-heads", "Sink rate by head", "The same rate, head by head.", lambda: sink_heads(dataset)
+    )
+    return _section(title, f"{by_layer}\n{by_head}")
+
+
+def _massive_section(dataset: xr.Dataset, fits: xr.Dataset | None, drawn: dict[str, go.Figure]) -> str:
+    curves = drawable(dataset, fits)
+    legend = "" if curves is None else " Points are measured, lines are the fitted curves."
+    ratio = _figure(
+        drawn,
+        "massive-ratio",
+        "Massive ratio by depth",
+        "Largest over median magnitude of the residual stream, max|h| / median|h|; depth 0 is the input of the first "
+        f"block, depth i + 1 the output of block i (arXiv 2508.03616).{legend}",
+        lambda: massive_ratio(dataset, curves),
+    )
+    sites = _figure(
+        drawn,
+        "massive-sites",
+        "Where the largest activation sits",
+        "The most frequent places (token position, dimension) of the largest |h| of a sequence; “elsewhere” is every "
+        "other place (arXiv 2402.17762).",
+        lambda: massive_sites(dataset),
+    )
+    table = "" if fits is None else f"<h3>Fitted curves</h3>\n{fit_table(fits)}"
+    return _section("Massive activations", f"{ratio}\n{table}\n{sites}")
+
+
+def _measured(dataset: xr.Dataset) -> str:
+    """One sentence: checkpoints, model, corpus."""
+    labels = checkpoint_labels(dataset)
+    attrs = dataset.attrs
+    count = "1 checkpoint" if len(labels) == 1 else f"{len(labels)} checkpoints"
+    span = labels[0] if len(labels) == 1 else f"{labels[0]} to {labels[-1]}"
+    parts = [f"{count} ({span})"]
+    model = [f"{dataset.sizes['depth'] - 1} layers"] if "depth" in dataset.sizes else []
+    if "head" in dataset.sizes:
+        model.append(f"{dataset.sizes['head']} head{'s' * (dataset.sizes['head'] != 1)} a layer")
+    width = _width(attrs.get("arch"))
+    if width:
+        model.append(f"width {width}")
+    if model:
+        parts.append(", ".join(model))
+    if {"sequences", "length"} <= attrs.keys():
+        corpus = attrs.get("corpus", "corpus unknown")
+        parts.append(f"measured on {attrs['sequences']} sequences of {attrs['length']} tokens ({corpus})")
+    return "; ".join(parts) + "."
+
+
+def _width(arch: object) -> int | None:
+    try:
+        return int(json.loads(str(arch))["width"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _summary(dataset: xr.Dataset) -> str:
+    items = "\n".join(f"<li>{_prose(sentence)}</li>" for sentence in summarise(dataset))
+    return f'<ul class="summary">\n{items}\n</ul>'
+
+
+def _notice(failures: Sequence[tuple[str, str]]) -> str:
+    if not failures:
+        return ""
+    count = "1 checkpoint" if len(failures) == 1 else f"{len(failures)} checkpoints"
+    return f'<p class="notice">{count} could not be measured: <a href="#failures">see the failures</a>.</p>'
+
+
+def _provenance(dataset: xr.Dataset) -> str:
+    version = dataset.attrs.get("ontogeny_version")
+    return (
+        f"Made by Ontogeny{f' {version}' if version else ''} from the stored measurements. Definitions: sinks, arXiv "
+        "2410.10781; massive activations, arXiv 2402.17762; their ratio and the curve of emergence, arXiv 2508.03616."
+    )
+
+
+def _figures_json(drawn: dict[str, go.Figure]) -> str:
+    """The figures as JSON that cannot end the script element that holds it."""
+    text = "{" + ",".join(f"{json.dumps(name)}:{fig.to_json(engine='json')}" for name, fig in drawn.items()) + "}"
+    for sign in "<>&\u2028\u2029":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text

@@ -1,0 +1,147 @@
+"""What emerged, in plain sentences, from the numbers of the dataset alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import xarray as xr
+
+from ontogeny.plots.axes import checkpoint_labels
+from ontogeny.plots.measurements import (
+    EPSILON,
+    POSITION,
+    dataset_of,
+    has_attention,
+    known_steps,
+    massive_ratios,
+    sink_rates,
+)
+from ontogeny.plots.sites import find_sites
+
+EMERGED_RATE = 0.5
+EMERGED_GROWTH = 2.0
+_FALLEN = 0.8
+
+
+def summarise(dataset: xr.Dataset) -> list[str]:
+    """Sentences, plain text (not escaped): sinks, where they are, the massive ratio, the criterion, the sites.
+
+    A sink counts as emerged where the sink rate of a head exceeds 0.5, massive activations where the ratio of a depth
+    grows at least twofold. What was not measured is said with the dataset's reason.
+    """
+    dataset = dataset_of(dataset)
+    when = _occasions(dataset)
+    parts = []
+    if "sink_rate" in dataset:
+        parts.append(_sinks(dataset, when))
+    elif has_attention(dataset):
+        parts.append("attention sinks were not measured: the scan ran without the probe `sinks`")
+    else:
+        parts.append(f"attention sinks were not measured: attention {dataset.attrs['attention']}")
+    if "top_sink_position" in dataset:
+        parts.append(_top_sinks(dataset, when))
+    if {"top_activation", "median_activation"} <= set(dataset.data_vars):
+        parts.append(_massive(dataset, when))
+        if "massive_rate" in dataset:
+            parts.append(_criterion(dataset, when))
+        if "top_position" in dataset:
+            parts.append(_site(dataset, when))
+    else:
+        parts.append("massive activations were not measured: the scan ran without the probe `massive`")
+    return [f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in parts]
+
+
+def _occasions(dataset: xr.Dataset) -> list[str]:
+    """For each checkpoint "at step 512", or "at checkpoint main"; of a single one "here"."""
+    labels = checkpoint_labels(dataset)
+    if len(labels) == 1:
+        return ["here"]
+    return [f"at {label}" if known_steps(dataset) is not None else f"at checkpoint {label}" for label in labels]
+
+
+def _sinks(dataset: xr.Dataset, when: list[str]) -> str:
+    rates = np.nan_to_num(sink_rates(dataset).values)
+    heads = rates[0].size
+    emerged = (rates > EMERGED_RATE).reshape(len(when), -1).sum(axis=1)
+    best = np.unravel_index(rates.argmax(), rates.shape)
+    highest = f"the highest is {rates[best]:.2f}, in layer {best[1]}, head {best[2]}"
+    rate = f"the sink rate at position {POSITION} (ε = {EPSILON:g})"
+    if len(when) == 1:
+        return f"in {emerged[0]} of {heads} heads {rate} exceeds {EMERGED_RATE:g}; {highest}"
+    highest += f", {when[best[0]]}"
+    if not emerged.any():
+        return f"no attention sink emerged: {rate} exceeds {EMERGED_RATE:g} in no head at any checkpoint; {highest}"
+    first = int((emerged > 0).argmax())
+    layer, head = np.unravel_index(rates[first].argmax(), rates[first].shape)
+    place = f"{when[first]}, in layer {layer}, head {head}"
+    opening = (
+        f"attention sinks are there from the first checkpoint on: {rate} exceeds {EMERGED_RATE:g} {place}"
+        if first == 0
+        else f"attention sinks emerged: {rate} first exceeds {EMERGED_RATE:g} {place}"
+    )
+    left = f"in {emerged[-1]} of {heads} heads" if emerged[-1] else "in no head any more"
+    return f"{opening}. At the last checkpoint it does so {left}; {highest}"
+
+
+def _top_sinks(dataset: xr.Dataset, when: list[str]) -> str:
+    found = dataset["top_sink_position"].isel(checkpoint=-1).values
+    found = found[found >= 0]
+    if found.size == 0:
+        return "no key was seen by enough rows to be called a head's top sink"
+    places, counts = np.unique(found, return_counts=True)
+    return (
+        f"{when[-1]}, the key with a head's highest sink score is most often at position {places[counts.argmax()]}: "
+        f"in {counts.max() / found.size:.0%} of all heads and sequences"
+    )
+
+
+def _massive(dataset: xr.Dataset, when: list[str]) -> str:
+    ratios = massive_ratios(dataset).values
+    name = "max|h| / median|h|"
+    if len(when) == 1:
+        depth = int(np.nanargmax(ratios[0]))
+        return f"the massive ratio {name} is highest at depth {depth}: {_number(ratios[0, depth])}"
+    growth = np.nanmax(ratios, axis=0) / ratios[0]
+    depth = int(np.nanargmax(growth))
+    series = ratios[:, depth]
+    top = int(np.nanargmax(series))
+    if growth[depth] < EMERGED_GROWTH:
+        return (
+            f"no massive activation emerged: {name} grows twofold at no depth; the most is {growth[depth]:.2f}-fold, "
+            f"at depth {depth}"
+        )
+    doubled = when[int(np.argmax(series >= EMERGED_GROWTH * series[0]))]
+    left = "" if series[-1] >= _FALLEN * series[top] else f", and is {_number(series[-1])} {when[-1]}"
+    return (
+        f"the largest activations grew out of proportion: {name} grows most at depth {depth}, "
+        f"{growth[depth]:.1f}-fold, from {_number(series[0])} {when[0]} to {_number(series[top])} {when[top]}; "
+        f"it is first seen doubled {doubled}{left}"
+    )
+
+
+def _criterion(dataset: xr.Dataset, when: list[str]) -> str:
+    rates = np.nan_to_num(dataset["massive_rate"].transpose("checkpoint", "depth").values)
+    constants = [float(dataset.attrs.get(name, np.nan)) for name in ("massive_threshold", "massive_multiple")]
+    criterion = "the published criterion of a massive activation"
+    if np.isfinite(constants).all():
+        criterion += f" (|h| above {constants[0]:,g} and at least {constants[1]:,g} times the median)"
+    if not rates.any():
+        return f"{criterion} is met in no sequence{'' if len(when) == 1 else ' at any checkpoint'}"
+    first = int(rates.any(axis=1).argmax())
+    depth = int(rates[first].argmax())
+    met = "is met" if len(when) == 1 else f"is first met {when[first]}"
+    return f"{criterion} {met}, in {rates[first, depth]:.0%} of sequences at depth {depth}"
+
+
+def _site(dataset: xr.Dataset, when: list[str]) -> str:
+    sites = find_sites(dataset)
+    depth = int(np.nanargmax(massive_ratios(dataset).values[-1]))
+    shares = sites.by_depth[:, depth]
+    subject = f"{when[-1]}, the largest activation at depth {depth}, where the ratio is highest, sits"
+    if shares.size == 0 or shares.max() == 0:
+        return f"{subject} at no place that the sequences share"
+    position, dimension = sites.places[int(shares.argmax())]
+    return f"{subject} at position {position}, dimension {dimension}, in {shares.max():.0%} of sequences"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
