@@ -23,7 +23,7 @@ _FALLEN = 0.8
 
 
 def summarise(dataset: xr.Dataset) -> list[str]:
-    """Sentences, plain text (not escaped): sinks, where they are, the massive ratio, the criterion, the sites.
+    """Sentences, plain text (not escaped): sinks, where they are, whether they drain, the massive ratio, the criterion, the sites.
 
     A sink counts as emerged where the sink rate of a head exceeds 0.5, massive activations where the ratio of a depth
     grows at least twofold. What was not measured is said with the dataset's reason.
@@ -39,6 +39,8 @@ def summarise(dataset: xr.Dataset) -> list[str]:
         parts.append(f"attention sinks were not measured: attention {dataset.attrs['attention']}")
     if "top_sink_position" in dataset:
         parts.append(_top_sinks(dataset, when))
+    if {"value_norm", "waiver_rate"} <= set(dataset.data_vars):
+        parts.append(_drain(dataset, when))
     if {"top_activation", "median_activation"} <= set(dataset.data_vars):
         parts.append(_massive(dataset, when))
         if "massive_rate" in dataset:
@@ -91,6 +93,17 @@ def _top_sinks(dataset: xr.Dataset, when: list[str]) -> str:
     return (
         f"{when[-1]}, the key with a head's highest sink score is most often at position {places[counts.argmax()]}: "
         f"in {counts.max() / found.size:.0%} of all heads and sequences"
+    )
+
+
+def _drain(dataset: xr.Dataset, when: list[str]) -> str:
+    last = dataset.isel(checkpoint=-1, position=POSITION).transpose("layer", "head", ...)
+    norms, rates = last["value_norm"].values, last["waiver_rate"].values
+    layer, head = np.unravel_index(norms.argmin(), norms.shape)
+    return (
+        f"{when[-1]}, position {POSITION} draws attention and gives next to nothing (a waiver) in most sequences in "
+        f"{(rates > EMERGED_RATE).sum()} of {rates.size} heads; its smallest value norm is "
+        f"{norms[layer, head]:.2f} of the mean over positions, in layer {layer}, head {head}"
     )
 
 

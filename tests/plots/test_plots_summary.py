@@ -109,3 +109,14 @@ def test_what_was_not_measured_is_said_once() -> None:
     assert summarise(scan_dataset().drop_vars(massive))[-1] == (
         "Massive activations were not measured: the scan ran without the probe `massive`."
     )
+
+
+def test_a_drained_sink_is_told_with_its_head() -> None:
+    dataset = scan_dataset(layers=2, heads=2)
+    shape = tuple(dataset.sizes[dim] for dim in ("checkpoint", "layer", "head", "position"))
+    norms, rates = np.ones(shape), np.zeros(shape)
+    norms[-1, 1, 0, 0], rates[-1, 1, 0, 0], rates[-1, 1, 1, 0] = 0.07, 0.9, 0.4
+    dims = ("checkpoint", "layer", "head", "position")
+    told = summarise(dataset.assign(value_norm=(dims, norms), waiver_rate=(dims, rates)))
+    assert any("in 1 of 4 heads; its smallest value norm is 0.07" in one and "layer 1, head 0" in one for one in told)
+    assert not any("waiver" in one for one in summarise(dataset))
