@@ -1,0 +1,171 @@
+"""Fit emergence curves to every depth, layer or head of a scan: labelled data in, labelled data out."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import xarray as xr
+
+from ontogeny.errors import UsageError
+from ontogeny.fitting.emergence import EmergenceFit, fit_curves
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+SOURCE = "arXiv:2508.03616"
+RATIO = "massive_ratio"
+RATIO_OF = ("top_activation", "median_activation")
+PLACES = ("depth", "layer", "head")
+SELECTED = {"position": 0.0, "epsilon": 0.3, "rank": 1.0}
+SOUND = ("ok", "unaudited")
+CARRIED = ("source", "series", "ontogeny_version", "corpus", "corpus_fingerprint")
+CURVE = "exp(-beta t) (A1 log(t + tau0) + A2) + K"
+STEPS, VALUES = "steps", "values"
+
+VARIABLES: dict[str, tuple[str, str]] = {
+    "A1": ("coefficient of the decaying logarithm", VALUES),
+    "A2": ("coefficient of the decaying exponential", VALUES),
+    "K": ("asymptote", VALUES),
+    "beta": ("rate of decay", "1/steps"),
+    "tau0": ("offset in the logarithm", STEPS),
+    "r2": ("share of variance explained by the curve", "1"),
+    "residual_std": ("residual standard deviation", VALUES),
+    "points": ("number of values fitted", "1"),
+    "peak_step": ("step at which the curve is highest (none up to the last step: NaN)", STEPS),
+    "final_value": ("value of the curve at the last step", VALUES),
+    "verdict": ("what came of the fit", "1"),
+    "regime": ("shape of the fitted curve", "1"),
+}
+
+
+class HasDataset(Protocol):
+    """What holds a dataset in the dataset contract, as a Scan does."""
+
+    @property
+    def dataset(self) -> xr.Dataset: ...
+
+
+def fit(scan: HasDataset | xr.Dataset, metric: str = RATIO) -> xr.Dataset:
+    """Fit the emergence curve to `metric` over checkpoints, at every depth, layer or (layer, head) that it has.
+
+    The result holds the parameters, `r2`, `verdict`, `regime` and the other VARIABLES over those dimensions, NaN where
+    the verdict denies a curve, and `observed`, the series that was fitted, over `checkpoint` besides. `massive_ratio`
+    is the ratio of the means over sequences (arXiv 2508.03616, Eq. 8); of other metrics the mean over sequences is
+    fitted, at position 0, epsilon 0.3, rank 1 where they have those dimensions. Checkpoints that state no step, and
+    those whose own verdict is neither "ok" nor "unaudited", are left out and counted in the attributes. Raises
+    UsageError for a metric that cannot be fitted.
+    """
+    dataset = scan if isinstance(scan, xr.Dataset) else scan.dataset
+    sound, left_out = _sound_checkpoints(dataset)
+    observed, definition = _observed(sound, metric)
+    places = [dim for dim in PLACES if dim in observed.dims]
+    observed = observed.transpose(*places, "checkpoint")
+    shape = [observed.sizes[dim] for dim in places]
+    rows = observed.values.reshape(math.prod(shape), observed.sizes["checkpoint"])
+    fits = fit_curves(observed["step"].values, rows)
+    units = observed.attrs["units"]
+    variables = {
+        name: (places, np.array([_entry(one, name) for one in fits]).reshape(shape), _attributes(name, units))
+        for name in VARIABLES
+    }
+    carried = {name: dataset.attrs[name] for name in CARRIED if name in dataset.attrs}
+    fitted = {"metric": metric, "definition": definition, "curve": CURVE, "curve_source": SOURCE}
+    counts = {"checkpoints_fitted": observed.sizes["checkpoint"], **left_out}
+    return xr.Dataset({"observed": observed, **variables}, attrs=carried | fitted | counts)
+
+
+def evaluate(fits: xr.Dataset, steps: ArrayLike) -> xr.DataArray:
+    """The curves of `fits` at `steps` (n,) >= 0, over the dimensions of `fits` and `step`; NaN without a curve."""
+    t = np.asarray(steps, dtype=float)
+    if t.ndim != 1 or not np.isfinite(t).all() or (t < 0).any():
+        raise UsageError(f"expected steps of shape (n,), finite and 0 or more, got {steps!r}")
+    step = xr.DataArray(t, dims="step", coords={"step": t})
+    decay = xr.apply_ufunc(np.exp, -fits["beta"] * step)
+    logarithm = xr.apply_ufunc(np.log, step + fits["tau0"])
+    values: xr.DataArray = decay * (fits["A1"] * logarithm + fits["A2"]) + fits["K"]
+    long_name, units = f"fitted curve of {fits.attrs['metric']}", fits["K"].attrs["units"]
+    return values.rename("fitted").assign_attrs(long_name=long_name, units=units, source=SOURCE)
+
+
+def _sound_checkpoints(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, int]]:
+    """The checkpoints that can be fitted, in the order of their steps, and how many were left out for which reason."""
+    if "checkpoint" not in dataset.dims or "step" not in dataset.coords:
+        raise UsageError(
+            "expected the dataset of a scan, with a `checkpoint` dimension and a `step` for each, "
+            f"got dimensions {sorted(map(str, dataset.dims))} and coordinates {sorted(map(str, dataset.coords))}"
+        )
+    step = dataset["step"].values
+    timed = step >= 0
+    trusted = np.isin(dataset["verdict"].values, SOUND) if "verdict" in dataset.coords else np.ones_like(timed)
+    kept = np.flatnonzero(timed & trusted)
+    kept = kept[np.argsort(step[kept], kind="stable")]
+    left_out = {"left_out_without_step": int((~timed).sum()), "left_out_by_verdict": int((timed & ~trusted).sum())}
+    return dataset.isel(checkpoint=kept).drop_vars("verdict", errors="ignore"), left_out
+
+
+def _observed(dataset: xr.Dataset, metric: str) -> tuple[xr.DataArray, str]:
+    """The series of `metric`, over checkpoint and the places that it has, and how it was formed."""
+    if metric == RATIO and metric in _fittable(dataset):
+        top, median = (_mean(_selected(dataset[name])[0]) for name in RATIO_OF)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = top / median
+        names = {"long_name": "largest activation over the median one", "units": "1", "source": SOURCE}
+        return ratio.assign_attrs(names), "ratio of means"
+    fittable = _fittable(dataset)
+    if metric not in fittable:
+        needs = f", which needs {' and '.join(RATIO_OF)}" if metric == RATIO else ""
+        choice = ", ".join(fittable) or "(this dataset has none)"
+        raise UsageError(f"expected a metric that can be fitted, one of {choice}; got {metric!r}{needs}")
+    series, selection = _selected(dataset[metric])
+    parts = ["mean over sequences"] if "sequence" in series.dims else []
+    attributes = {"units": "1", **dataset[metric].attrs}
+    return _mean(series).assign_attrs(attributes), ", ".join(parts + selection) or "as measured"
+
+
+def _fittable(dataset: xr.Dataset) -> list[str]:
+    """The metrics that `fit` takes."""
+    ratio = [RATIO] if all(name in dataset for name in RATIO_OF) else []
+    return ratio + [str(name) for name in dataset.data_vars if name != RATIO and _is_fittable(dataset[name])]
+
+
+def _is_fittable(variable: xr.DataArray) -> bool:
+    """Whether a variable is a measured quantity (not an index or a class) over checkpoints and depths or layers."""
+    dims = set(variable.dims)
+    return (
+        np.issubdtype(variable.dtype, np.floating)
+        and "checkpoint" in dims
+        and len(dims & {"depth", "layer"}) == 1
+        and dims <= {"checkpoint", "sequence", *PLACES, *SELECTED}
+    )
+
+
+def _selected(variable: xr.DataArray) -> tuple[xr.DataArray, list[str]]:
+    """`variable` at the SELECTED coordinates that it has, and what they are."""
+    selection = []
+    for dim in [dim for dim in SELECTED if dim in variable.dims]:
+        wanted = SELECTED[dim]
+        places = np.flatnonzero(np.isclose(variable[dim].values, wanted))
+        if not places.size:
+            raise UsageError(f"expected {variable.name} to hold {dim} {wanted:g}, it holds {variable[dim].values}")
+        variable = variable.isel({dim: int(places[0])}, drop=True)
+        selection.append(f"{dim} {wanted:g}")
+    return variable, selection
+
+
+def _mean(variable: xr.DataArray) -> xr.DataArray:
+    """The mean over sequences, in float64; a sequence without a value makes a mean without one."""
+    wide = variable.astype(np.float64)
+    return wide.mean("sequence", skipna=False) if "sequence" in wide.dims else wide
+
+
+def _entry(fit: EmergenceFit, name: str) -> float | int | str:
+    """One of VARIABLES of one fit, NaN for None."""
+    value = getattr(fit, name) if hasattr(fit, name) else getattr(fit.curve, name, None)
+    return math.nan if value is None else str(value) if isinstance(value, str) else value
+
+
+def _attributes(name: str, units: str) -> dict[str, str]:
+    long_name, kind = VARIABLES[name]
+    return {"long_name": long_name, "units": units if kind == VALUES else kind, "source": SOURCE}
