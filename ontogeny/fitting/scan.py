@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
+from ontogeny.dataset import RATIO_OF_MEANS, HasDataset, ratio_of_means
 from ontogeny.errors import UsageError
 from ontogeny.fitting.emergence import EmergenceFit, fit_curves
 
@@ -38,13 +39,6 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "verdict": ("what came of the fit", "1"),
     "regime": ("shape of the fitted curve", "1"),
 }
-
-
-class HasDataset(Protocol):
-    """What holds a dataset in the dataset contract, as a Scan does."""
-
-    @property
-    def dataset(self) -> xr.Dataset: ...
 
 
 def fit(scan: HasDataset | xr.Dataset, metric: str = RATIO) -> xr.Dataset:
@@ -108,11 +102,8 @@ def _sound_checkpoints(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, int]]
 def _observed(dataset: xr.Dataset, metric: str) -> tuple[xr.DataArray, str]:
     """The series of `metric`, over checkpoint and the places that it has, and how it was formed."""
     if metric == RATIO and metric in _fittable(dataset):
-        top, median = (_mean(_selected(dataset[name])[0]) for name in RATIO_OF)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = top / median
         names = {"long_name": "largest activation over the median one", "units": "1", "source": SOURCE}
-        return ratio.assign_attrs(names), "ratio of means"
+        return ratio_of_means(dataset).assign_attrs(names), RATIO_OF_MEANS
     fittable = _fittable(dataset)
     if metric not in fittable:
         needs = f", which needs {' and '.join(RATIO_OF)}" if metric == RATIO else ""

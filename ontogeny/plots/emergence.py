@@ -8,14 +8,14 @@ from collections.abc import Callable
 import plotly.graph_objects as go
 import xarray as xr
 
+from ontogeny.dataset import RATIO_OF_MEANS, HasDataset
 from ontogeny.errors import OntogenyError
 from ontogeny.plots.axes import StepAxis, checkpoint_labels, step_axis
 from ontogeny.plots.key import add_depth_key
-from ontogeny.plots.massive import add_ratio_lines, add_ratio_profile, ratio_definition
+from ontogeny.plots.massive import add_ratio_lines, add_ratio_profile, refuse_other_fits
 from ontogeny.plots.measurements import (
     EPSILON,
     POSITION,
-    HasDataset,
     dataset_of,
     massive_ratios,
     short_name,
@@ -35,14 +35,14 @@ def emergence(scan_or_dataset: xr.Dataset | HasDataset, fits: xr.Dataset | None 
     over layers. Raises OntogenyError where neither was measured.
     """
     dataset = dataset_of(scan_or_dataset)
-    definition = ratio_definition(fits)
+    refuse_other_fits(fits)
     sinks, no_sinks = _or_reason(lambda: sink_rates(dataset).mean("head"))
-    ratios, no_ratios = _or_reason(lambda: massive_ratios(dataset, definition))
+    ratios, no_ratios = _or_reason(lambda: massive_ratios(dataset))
     if sinks is None and ratios is None:
         raise OntogenyError(f"{no_sinks}; and {no_ratios}")
     axis = step_axis(dataset)
     single = axis.positions.size == 1
-    fig = _panels(dataset, definition)
+    fig = _panels(dataset)
     if sinks is None:
         _say(fig, no_sinks, row=1)
     elif single:
@@ -71,10 +71,10 @@ def _or_reason(read: Callable[[], xr.DataArray]) -> tuple[xr.DataArray | None, s
         return None, str(error)
 
 
-def _panels(dataset: xr.Dataset, definition: str) -> go.Figure:
+def _panels(dataset: xr.Dataset) -> go.Figure:
     single = dataset.sizes["checkpoint"] == 1
     which = f", {checkpoint_labels(dataset)[0]}" if single else ""
-    subtitle = f"{short_name(dataset)}{which}; sinks: key position {POSITION}, ε = {EPSILON:g}; ratio: {definition}"
+    subtitle = f"{short_name(dataset)}{which}; sinks: key position {POSITION}, ε = {EPSILON:g}; ratio: {RATIO_OF_MEANS}"
     return figure(
         "Emergence of attention sinks and massive activations",
         subtitle,

@@ -8,12 +8,12 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from ontogeny.dataset import RATIO_OF_MEANS, HasDataset
 from ontogeny.errors import OntogenyError
+from ontogeny.fitting import evaluate
 from ontogeny.plots.axes import StepAxis, checkpoint_labels, place, step_axis, whole_numbers
 from ontogeny.plots.key import add_depth_key
 from ontogeny.plots.measurements import (
-    RATIO_OF_MEANS,
-    HasDataset,
     dataset_of,
     known_steps,
     massive_ratios,
@@ -37,14 +37,14 @@ _SOUND = ("ok", "not identifiable")  # verdicts whose curve is the best one; oth
 def massive_ratio(scan: xr.Dataset | HasDataset, fits: xr.Dataset | None = None) -> go.Figure:
     """The massive ratio of every depth over step, with the fitted curves where `fits` are given.
 
-    max|h| / median|h| over tokens and dimensions (arXiv 2508.03616), as the ratio of means over sequences unless the
-    fits used another definition. A single checkpoint gives the ratio over depth. Raises OntogenyError where it was not
-    measured, or where the fits are of another metric.
+    max|h| / median|h| over tokens and dimensions (arXiv 2508.03616), the ratio of means over sequences. A single
+    checkpoint gives the ratio over depth. Raises OntogenyError where it was not measured, or where the fits are of
+    another metric.
     """
     dataset = dataset_of(scan)
-    definition = ratio_definition(fits)
-    ratios = massive_ratios(dataset, definition)
-    subtitle = f"{short_name(dataset)}, {definition} over sequences"
+    refuse_other_fits(fits)
+    ratios = massive_ratios(dataset)
+    subtitle = f"{short_name(dataset)}, {RATIO_OF_MEANS} over sequences"
     fig = figure("Massive ratio by depth", subtitle, height=460)
     if ratios.sizes["checkpoint"] == 1:
         add_ratio_profile(fig, ratios.isel(checkpoint=0))
@@ -61,17 +61,16 @@ def massive_ratio(scan: xr.Dataset | HasDataset, fits: xr.Dataset | None = None)
     return fig
 
 
-def ratio_definition(fits: xr.Dataset | None) -> str:
-    """The definition of the massive ratio that `fits` used. Raises OntogenyError where they are of something else."""
+def refuse_other_fits(fits: xr.Dataset | None) -> None:
+    """Raise OntogenyError where `fits` are of something other than the massive ratio over depth."""
     if fits is None:
-        return RATIO_OF_MEANS
+        return
     metric = fits.attrs.get("metric", "massive_ratio")
     if metric != "massive_ratio" or "depth" not in fits.dims:
         raise OntogenyError(
             f"the massive ratio can only be drawn with fits of `massive_ratio` over `depth`; these are of `{metric}` "
             f"over {', '.join(map(str, fits.dims)) or 'nothing'}: fit again with metric='massive_ratio'"
         )
-    return str(fits.attrs.get("definition", RATIO_OF_MEANS))
 
 
 def add_ratio_lines(
@@ -141,15 +140,13 @@ def _curve(fits: xr.Dataset, depth: int, steps: np.ndarray) -> _Curve | None:
     if depth not in fits["depth"].values:
         return None
     row = fits.sel(depth=depth)
-    A1, A2, K, beta, tau0 = (float(row[name]) for name in ("A1", "A2", "K", "beta", "tau0"))
-    if not np.isfinite([A1, A2, K, beta, tau0]).all():
+    if not np.isfinite(row["K"]):
         return None
     positions = np.linspace(float(place(steps[0])), float(place(steps[-1])), _CURVE_POINTS)
     t = np.clip(10**positions - 1, steps[0], steps[-1])
-    values = np.exp(-beta * t) * (A1 * np.log(t + tau0) + A2) + K
     verdict = str(row["verdict"].item())
     r2 = f", R² {float(row['r2']):.3f}" if np.isfinite(row["r2"]) else ""
-    return _Curve(positions, values, verdict in _SOUND, f"{escape(verdict)}{r2}")
+    return _Curve(positions, evaluate(row, t).values, verdict in _SOUND, f"{escape(verdict)}{r2}")
 
 
 def _add_curve(fig: go.Figure, curve: _Curve, depth: int, colour: str, **where: object) -> None:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import xarray as xr
 
+from ontogeny.dataset import HasDataset, ratio_of_means
 from ontogeny.errors import OntogenyError
 
 EPSILON = 0.3
 POSITION = 0
-RATIO_OF_MEANS = "ratio of means"
-MEAN_OF_RATIOS = "mean of ratios"
 _SUBTITLE_NAME = 48
-
-
-class HasDataset(Protocol):
-    """Anything that carries a dataset, as a `Scan` does."""
-
-    @property
-    def dataset(self) -> xr.Dataset: ...
 
 
 def dataset_of(scan: xr.Dataset | HasDataset) -> xr.Dataset:
@@ -79,23 +69,13 @@ def _pick(array: xr.DataArray, dim: str, wanted: float) -> xr.DataArray:
     return array.isel({dim: nearest})
 
 
-def massive_ratios(dataset: xr.Dataset, definition: str = RATIO_OF_MEANS) -> xr.DataArray:
-    """max|h| / median|h| (checkpoint, depth), over sequences either the ratio of means or the mean of ratios.
+def massive_ratios(dataset: xr.Dataset) -> xr.DataArray:
+    """max|h| / median|h| (checkpoint, depth), the ratio of means over sequences.
 
-    Source: arXiv 2508.03616. Raises OntogenyError where it was not measured or the definition is another.
+    Source: arXiv 2508.03616. Raises OntogenyError where it was not measured.
     """
-    if definition == MEAN_OF_RATIOS:
-        require(dataset, "the massive ratio", "massive_ratio")
-        ratio = dataset["massive_ratio"].astype(np.float64).mean("sequence")
-    elif definition == RATIO_OF_MEANS:
-        require(dataset, "the massive ratio", "top_activation", "median_activation")
-        top = dataset["top_activation"].astype(np.float64).sel(rank=1).mean("sequence")
-        ratio = top / dataset["median_activation"].astype(np.float64).mean("sequence")
-    else:
-        raise OntogenyError(
-            f"the massive ratio is drawn as the {RATIO_OF_MEANS} or the {MEAN_OF_RATIOS}, not as {definition!r}"
-        )
-    return ratio.transpose("checkpoint", "depth")
+    require(dataset, "the massive ratio", "top_activation", "median_activation")
+    return ratio_of_means(dataset)
 
 
 def series_name(dataset: xr.Dataset) -> str:

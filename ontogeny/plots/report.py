@@ -16,10 +16,11 @@ import plotly.graph_objects as go
 import xarray as xr
 from plotly.offline import get_plotlyjs
 
+from ontogeny.dataset import HasDataset
 from ontogeny.errors import OntogenyError
 from ontogeny.plots.axes import checkpoint_labels
 from ontogeny.plots.massive import drawable, massive_ratio
-from ontogeny.plots.measurements import HasDataset, dataset_of, require, series_name, shorten
+from ontogeny.plots.measurements import dataset_of, require, series_name, shorten
 from ontogeny.plots.sinks import sink_heads, sink_rate
 from ontogeny.plots.sites import massive_sites
 from ontogeny.plots.summary import summarise

@@ -6,9 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from ontogeny.dataset import HasDataset
 from ontogeny.plots.axes import StepAxis, checkpoint_labels, step_axis, whole_numbers
 from ontogeny.plots.key import add_share_key
-from ontogeny.plots.measurements import EPSILON, POSITION, HasDataset, dataset_of, short_name, sink_rates
+from ontogeny.plots.measurements import EPSILON, POSITION, dataset_of, short_name, sink_rates
 from ontogeny.plots.theme import (
     DASHES,
     PAPER,

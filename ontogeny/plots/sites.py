@@ -8,9 +8,10 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
+from ontogeny.dataset import HasDataset
 from ontogeny.plots.axes import checkpoint_labels, step_axis, whole_numbers
 from ontogeny.plots.key import add_share_key
-from ontogeny.plots.measurements import HasDataset, dataset_of, require, short_name
+from ontogeny.plots.measurements import dataset_of, require, short_name
 from ontogeny.plots.theme import KEY_SPACE, REST_SCALE, SHARE_SCALE, TITLE_SPACE, colorscale, figure
 
 _SITES_AT_MOST = 8

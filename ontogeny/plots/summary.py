@@ -23,7 +23,7 @@ _FALLEN = 0.8
 
 
 def summarise(dataset: xr.Dataset) -> list[str]:
-    """Sentences, plain text (not escaped): sinks, where they are, whether they drain, the massive ratio, the criterion, the sites.
+    """Sentences, plain text (not escaped): sinks, their places and values, the massive ratio, the criterion, its sites.
 
     A sink counts as emerged where the sink rate of a head exceeds 0.5, massive activations where the ratio of a depth
     grows at least twofold. What was not measured is said with the dataset's reason.

@@ -66,13 +66,17 @@ def test_a_curve_that_is_not_the_best_one_is_dotted_and_an_absent_one_is_not_dra
     assert drawn["depth 3"].mode == "lines+markers"
 
 
-def test_the_points_follow_the_definition_that_was_fitted() -> None:
+def test_points_are_ratios_of_means_and_curves_are_the_fits() -> None:
     dataset = scan_dataset()
-    fits = fit(dataset).assign_attrs(definition="mean of ratios")
-    trace = next(trace for trace in plots.massive_ratio(dataset, fits).data if trace.name == "depth 2")
-    np.testing.assert_allclose(trace.y, dataset["massive_ratio"].isel(depth=2).values.mean(axis=1), rtol=1e-5)
-    with pytest.raises(OntogenyError, match="not as 'median of ratios'"):
-        plots.massive_ratio(dataset, fits.assign_attrs(definition="median of ratios"))
+    fits = fit(dataset)
+    traces = {trace.name: trace for trace in plots.massive_ratio(dataset, fits).data}
+    means = [dataset[name].values.astype(float) for name in ("top_activation", "median_activation")]
+    expected = means[0][:, :, 2, 0].mean(axis=1) / means[1][:, :, 2].mean(axis=1)
+    np.testing.assert_allclose(traces["depth 2"].y, expected, rtol=1e-6)
+    row = fits.sel(depth=2)
+    t = 10 ** np.asarray(traces["depth 2, fit"].x, dtype=float) - 1
+    curve = np.exp(-row.beta.item() * t) * (row.A1.item() * np.log(t + row.tau0.item()) + row.A2.item()) + row.K.item()
+    np.testing.assert_allclose(traces["depth 2, fit"].y, curve, rtol=1e-4)
 
 
 def test_fits_of_another_metric_are_refused() -> None:
