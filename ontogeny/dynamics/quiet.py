@@ -1,0 +1,57 @@
+"""Reading with transformers so that only our own sentence is heard."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ontogeny.errors import OntogenyError
+
+_LONGEST_REASON = 240
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence transformers' log, its progress bars and Python warnings; restore all three afterwards."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging as library
+
+    verbosity, bars, no_hub_bars = (
+        library.get_verbosity(),
+        library.is_progress_bar_enabled(),
+        are_progress_bars_disabled(),
+    )
+    library.set_verbosity(logging.CRITICAL)
+    library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        library.set_verbosity(verbosity)
+        if bars:
+            library.enable_progress_bar()
+        if no_hub_bars:
+            disable_progress_bars()
+
+
+@contextmanager
+def reading(path: Path, advice: str) -> Iterator[None]:
+    """Turn any failure to read `path` into one OntogenyError that says why and ends with `advice`."""
+    try:
+        with quiet():
+            yield
+    except OntogenyError:
+        raise
+    except Exception as error:
+        raise OntogenyError(f"{path} cannot be read ({reason(error)}): {advice}") from error
+
+
+def reason(error: BaseException) -> str:
+    """The first line of an error's message, cut short, behind the error's type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 3] + "..."

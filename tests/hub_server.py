@@ -1,0 +1,159 @@
+"""A stand-in for the Hugging Face Hub that serves model repositories from memory on 127.0.0.1."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote, urlsplit
+
+
+@dataclass
+class Repository:
+    """Branches and tags, each with its files' contents by path. `gated` refuses every file."""
+
+    branches: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    tags: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    gated: bool = False
+
+    def revision(self, name: str) -> dict[str, bytes] | None:
+        """The files of a branch, a tag or a commit."""
+        refs = self.tags | self.branches
+        by_commit = {commit(ref, files): files for ref, files in refs.items()}
+        return refs.get(name, by_commit.get(name))
+
+    def sha(self, name: str) -> str:
+        """The commit that a branch, a tag or a commit stands for."""
+        refs = self.tags | self.branches
+        return commit(name, refs[name]) if name in refs else name
+
+
+@dataclass
+class Hub:
+    """A running stand-in: its address, its repositories, and the requests made so far, as `METHOD path`.
+
+    `failing` answers every request with status 500; files in `broken` are sent by half.
+    """
+
+    endpoint: str
+    repositories: dict[str, Repository]
+    requests: list[str]
+    failing: bool = False
+    broken: set[str] = field(default_factory=set)
+
+    def downloaded(self) -> set[str]:
+        """The paths of all files whose contents were sent, as `revision-or-commit/path`."""
+        sent = (request.removeprefix("GET ") for request in self.requests if request.startswith("GET "))
+        return {path.split("/resolve/")[1].split("/", 1)[1] for path in sent if "/resolve/" in path}
+
+
+def commit(name: str, files: dict[str, bytes]) -> str:
+    """A commit hash for a ref's contents."""
+    digest = hashlib.sha1(name.encode())
+    for path in sorted(files):
+        digest.update(path.encode() + files[path])
+    return digest.hexdigest()
+
+
+@contextmanager
+def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
+    """Run the stand-in in a thread for the length of the block."""
+    hub = Hub("", repositories, [])
+    members = {"hub": hub, "do_GET": _Handler.answer, "do_HEAD": _Handler.answer}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), members))
+    server.daemon_threads = True
+    hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Keep the test output clean."""
+
+    def answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"{self.command} {path}")
+        if self.hub.failing:
+            return self.refuse(500, "", "out of order")
+        is_api = path.startswith("/api/models/")
+        parts = path.removeprefix("/api/models/").strip("/").split("/")
+        repository = self.hub.repositories.get("/".join(parts[:2]))
+        if repository is None:
+            return self.refuse(404, "RepoNotFound", "Repository not found")
+        if is_api and parts[2:] == ["refs"]:
+            return self.send_json(_refs(repository))
+        kind, name, *rest = parts[2:]
+        files = repository.revision(name)
+        if files is None:
+            return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {name}")
+        if is_api and kind == "revision":
+            return self.send_json(_info("/".join(parts[:2]), repository.sha(name), files))
+        if is_api and kind == "tree":
+            return self.send_json([_entry(path, content) for path, content in files.items()])
+        if repository.gated:
+            return self.refuse(403, "GatedRepo", "Access to this model is restricted")
+        return self.send_file(files, "/".join(rest), repository.sha(name))
+
+    def send_file(self, files: dict[str, bytes], path: str, sha: str) -> None:
+        if path not in files:
+            return self.refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": sha})
+        if self.command == "GET" and path in self.hub.broken:
+            self.close_connection = True
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(files[path])))
+            self.end_headers()
+            self.wfile.write(files[path][: len(files[path]) // 2])
+            return None
+        etag = _blob(files[path])
+        return self.send(200, files[path], "application/octet-stream", {"X-Repo-Commit": sha, "ETag": f'"{etag}"'})
+
+    def send_json(self, value: object) -> None:
+        self.send(200, json.dumps(value).encode(), "application/json", {})
+
+    def refuse(self, status: int, code: str, message: str, headers: dict[str, str] | None = None) -> None:
+        self.send(status, b"", "text/plain", {"X-Error-Code": code, "X-Error-Message": message} | (headers or {}))
+
+    def send(self, status: int, body: bytes, kind: str, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in ({"Content-Type": kind, "Content-Length": str(len(body))} | headers).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+
+def _refs(repository: Repository) -> dict[str, list[dict[str, str]]]:
+    def listed(kind: str, refs: dict[str, dict[str, bytes]]) -> list[dict[str, str]]:
+        return [
+            {"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": commit(name, files)}
+            for name, files in refs.items()
+        ]
+
+    return {"branches": listed("heads", repository.branches), "tags": listed("tags", repository.tags), "converts": []}
+
+
+def _info(repository: str, sha: str, files: dict[str, bytes]) -> dict[str, object]:
+    siblings = [{"rfilename": path} for path in files]
+    return {"_id": "0", "id": repository, "modelId": repository, "sha": sha, "private": False, "siblings": siblings}
+
+
+def _entry(path: str, content: bytes) -> dict[str, object]:
+    return {"type": "file", "path": path, "size": len(content), "oid": _blob(content)}
+
+
+def _blob(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
