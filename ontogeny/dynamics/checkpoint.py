@@ -33,6 +33,6 @@ class Checkpoint:
 
         Raises OntogenyError when a weight is missing, of the wrong shape, unexpected, corrupt or not finite.
         """
-        from ontogeny.dynamics.loading import load_model
+        from ontogeny.dynamics.loading.model import load_model
 
         return load_model(self.fetch(), dtype=dtype, device=device)

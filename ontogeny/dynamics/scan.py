@@ -15,6 +15,7 @@ import xarray as xr
 
 from ontogeny.dynamics.checkpoint import Checkpoint
 from ontogeny.dynamics.corpus import Corpus, make_corpus
+from ontogeny.dynamics.loading.model import available_device, known_dtype
 from ontogeny.dynamics.measure import measure
 from ontogeny.dynamics.opening import Scan, open_scan, read_checkpoints
 from ontogeny.dynamics.progress import Progress
@@ -66,6 +67,8 @@ def scan(
     if positions is not None and positions < 1:
         raise UsageError(f"expected at least one position, got {positions}")
     tokens = make_corpus(corpus, series, sequences=sequences, length=length, bos=bos)
+    known_dtype(dtype)
+    where = available_device(_best_device() if device == "auto" else device)
     settings = ScanSettings(
         source=series.source,
         probes=tuple(probes),
@@ -76,13 +79,14 @@ def scan(
         bos=tokens.bos,
         positions=positions,
         dtype=dtype,
-        device=_device(device),
+        device=where.type,
     )
     work = _Work(
         series=selection.series,
         corpus=tokens,
         settings=settings,
         probes=make_probes(probes, ProbeSettings(length, positions)),
+        device=str(where),
         batch_size=batch_size or max(1, TOKENS_A_PASS // length),
         progress=progress,
     )
@@ -99,12 +103,13 @@ class _Work:
     corpus: Corpus
     settings: ScanSettings
     probes: dict[str, Probe]
+    device: str
     batch_size: int
     progress: Progress
 
     def measured(self, checkpoint: Checkpoint) -> xr.Dataset:
         """One checkpoint's dataset, with the dimension `checkpoint` and all attributes."""
-        model = checkpoint.load(self.settings.dtype, self.settings.device)
+        model = checkpoint.load(self.settings.dtype, self.device)
         dataset = measure(model, self.corpus, self.probes, self.batch_size, self.progress)
         labels = {
             "step": np.array([checkpoint.step], dtype=np.int64),
@@ -155,8 +160,6 @@ def _measure_into(store: ScanStore, work: _Work, checkpoint: Checkpoint) -> str 
     """Measure and store one checkpoint; the reason where that failed, which is kept and stops no other."""
     try:
         store.commit(checkpoint.name, work.measured(checkpoint))
-    except UsageError:
-        raise
     except Exception as error:
         reason = str(error) if isinstance(error, OntogenyError) else f"{type(error).__name__}: {error}"
         store.record_failure(checkpoint.name, reason)
@@ -164,9 +167,7 @@ def _measure_into(store: ScanStore, work: _Work, checkpoint: Checkpoint) -> str 
     return None
 
 
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
+def _best_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from ontogeny.archspec import ArchSpec
 from ontogeny.dynamics.checkpoint import UNKNOWN_STEP, Checkpoint
-from ontogeny.dynamics.gguf_loading import checked_header, collector_paused, quantisation, read_gguf_config
+from ontogeny.dynamics.loading.gguf import checked_header, collector_paused, quantisation, read_gguf_config
 from ontogeny.dynamics.series import Series
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def open_gguf(path: Path) -> Series:
 
 
 def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    from ontogeny.dynamics.tokenizer import read_tokenizer
+    from ontogeny.dynamics.loading.tokenizer import read_tokenizer
 
     with collector_paused():
         return read_tokenizer(path, path.parent, gguf_file=path.name)

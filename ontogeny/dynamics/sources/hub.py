@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from ontogeny.archspec import ArchSpec
 from ontogeny.dynamics.checkpoint import UNKNOWN_STEP, Checkpoint
-from ontogeny.dynamics.files import CONFIG, TOKENIZER_FILES, WEIGHTS, file_names, read_arch, weight_patterns
+from ontogeny.dynamics.loading.files import CONFIG, TOKENIZER_FILES, WEIGHTS, file_names, read_arch, weight_patterns
 from ontogeny.dynamics.series import Series
 from ontogeny.errors import OntogenyError
 
@@ -93,7 +93,7 @@ class _Repository:
 
     def tokenizer(self, revision: str) -> PreTrainedTokenizerBase | None:
         """The revision's tokenizer, else that of `main`, loaded from local files."""
-        from ontogeny.dynamics.tokenizer import folder_tokenizer
+        from ontogeny.dynamics.loading.tokenizer import folder_tokenizer
 
         for place in dict.fromkeys((revision, _MAIN)):
             files = self._files(place)
@@ -169,7 +169,7 @@ def _not_cached(what: str) -> str:
 def _explained(repository: str, error: Exception) -> str:
     from huggingface_hub import constants, errors
 
-    from ontogeny.dynamics.quiet import reason
+    from ontogeny.dynamics.loading.quiet import reason
 
     if isinstance(error, errors.GatedRepoError):
         return f"{repository} is gated: ask for access on its page at the Hub, then log in with `hf auth login`"

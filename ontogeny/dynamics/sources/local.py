@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny.dynamics.checkpoint import UNKNOWN_STEP, Checkpoint
-from ontogeny.dynamics.files import CONFIG, TOKENIZER_FILES, file_names, read_arch, weight_patterns
+from ontogeny.dynamics.loading.files import CONFIG, TOKENIZER_FILES, file_names, read_arch, weight_patterns
 from ontogeny.dynamics.series import Series
 from ontogeny.errors import OntogenyError
 
@@ -91,7 +91,7 @@ def _ordered(folder: Path, inside: list[Path]) -> tuple[Checkpoint, ...]:
 
 def _tokenizer(places: tuple[Path, ...]) -> PreTrainedTokenizerBase | None:
     """The tokenizer in the first of `places` that has files of one."""
-    from ontogeny.dynamics.tokenizer import folder_tokenizer
+    from ontogeny.dynamics.loading.tokenizer import folder_tokenizer
 
     found = next((place for place in places if file_names(place).intersection(TOKENIZER_FILES)), None)
     return None if found is None else folder_tokenizer(found)

@@ -15,7 +15,7 @@ from transformers import GPTNeoXForCausalLM
 from transformers.utils import logging
 
 from ontogeny.dynamics.checkpoint import Checkpoint
-from ontogeny.dynamics.loading import load_model
+from ontogeny.dynamics.loading.model import load_model
 from ontogeny.errors import OntogenyError, UsageError
 from tests.checkpoint_folders import edit_config, edit_weights, save_tiny, to_bin
 from tests.models import tiny

@@ -172,7 +172,7 @@ def test_fetching_twice_downloads_once(hub: Hub, cache: Path) -> None:
 
 
 def test_a_load_from_fetched_files_asks_nothing(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ontogeny.dynamics.loading import load_model
+    from ontogeny.dynamics.loading.model import load_model
 
     folder = opened(hub, cache).checkpoints[1].fetch()
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("it went to the network"))

@@ -11,8 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ontogeny.dynamics.gguf_header import GgufHeader, read_header
-from ontogeny.dynamics.quiet import reading
+from ontogeny.dynamics.loading.gguf_header import GgufHeader, read_header
+from ontogeny.dynamics.loading.quiet import reading
 from ontogeny.errors import OntogenyError
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import gguf
 import pytest
 import torch
 
-from ontogeny.dynamics import gguf_loading
 from ontogeny.dynamics.checkpoint import UNKNOWN_STEP
-from ontogeny.dynamics.gguf_header import read_header
-from ontogeny.dynamics.loading import load_model
+from ontogeny.dynamics.loading import gguf as gguf_loading
+from ontogeny.dynamics.loading.gguf_header import read_header
+from ontogeny.dynamics.loading.model import load_model
 from ontogeny.dynamics.sources import open_series
 from ontogeny.dynamics.sources.gguf import open_gguf
 from ontogeny.errors import OntogenyError

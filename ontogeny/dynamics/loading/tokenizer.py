@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ontogeny.dynamics.files import TOKENIZER_FILES, VOCABULARIES, file_names
-from ontogeny.dynamics.quiet import reading
+from ontogeny.dynamics.loading.files import TOKENIZER_FILES, VOCABULARIES, file_names
+from ontogeny.dynamics.loading.quiet import reading
 from ontogeny.errors import OntogenyError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ontogeny.dynamics.checkpoint import UNKNOWN_STEP
-from ontogeny.dynamics.loading import load_model
+from ontogeny.dynamics.loading.model import load_model
 from ontogeny.dynamics.sources import open_series, smollm2
 from ontogeny.errors import OntogenyError
 from tests.gguf_files import write_llama

@@ -10,9 +10,9 @@ import torch
 import transformers
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
-from ontogeny.dynamics.files import CONFIG, WEIGHTS, file_names, weight_patterns
-from ontogeny.dynamics.gguf_loading import read_gguf_model
-from ontogeny.dynamics.quiet import reading
+from ontogeny.dynamics.loading.files import CONFIG, WEIGHTS, file_names, weight_patterns
+from ontogeny.dynamics.loading.gguf import read_gguf_model
+from ontogeny.dynamics.loading.quiet import reading
 from ontogeny.errors import OntogenyError, UsageError
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
