@@ -1,4 +1,4 @@
-"""The one entry to the attention implementations: checks the request, then hands it on."""
+"""The one entry to the attention implementations."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ontogeny.errors import OntogenyError
 from ontogeny.kernels.blocked import blocked_attention
+from ontogeny.kernels.inputs import AttentionInputs
 from ontogeny.kernels.reference import reference_attention
 from ontogeny.kernels.stats import AttentionStats
 
@@ -49,39 +50,5 @@ def attention_stats(
         raise OntogenyError(f"unknown attention mechanism {mechanism!r}: this version measures `softmax`")
     if impl not in ("auto", *_IMPLEMENTATIONS):
         raise OntogenyError(f"unknown implementation {impl!r}: expected auto, {', '.join(_IMPLEMENTATIONS)}")
-    _check_shapes(q, k, v, causal, window, sinks, mask)
-    attend = _IMPLEMENTATIONS["blocked" if impl == "auto" else impl]
-    return attend(
-        q,
-        k,
-        v,
-        scale=scale,
-        causal=causal,
-        window=window,
-        softcap=softcap,
-        sinks=sinks,
-        bias=bias,
-        mask=mask,
-        rows=rows,
-        columns=columns,
-    )
-
-
-def _check_shapes(
-    q: Tensor, k: Tensor, v: Tensor, causal: bool, window: int | None, sinks: Tensor | None, mask: Tensor | None
-) -> None:
-    shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
-    if not (q.ndim == k.ndim == v.ndim == 4):
-        raise OntogenyError(f"expected q (B, H, T, d) and k, v (B, Hkv, S, d), got {shapes}")
-    if k.shape[:3] != v.shape[:3] or q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
-        raise OntogenyError(f"q, k and v do not belong together: {shapes}")
-    if q.shape[1] % k.shape[1]:
-        raise OntogenyError(f"the number of query heads must be a multiple of the key heads: {shapes}")
-    if (causal or mask is not None) and q.shape[2] != k.shape[2]:
-        raise OntogenyError(f"causal or padded attention needs as many queries as keys (no cache), got {shapes}")
-    if window is not None and not (causal and window >= 1):
-        raise OntogenyError(f"a window needs causal attention and at least one key, got {window}")
-    if sinks is not None and sinks.shape != (q.shape[1],):
-        raise OntogenyError(f"expected one sink logit for each of {q.shape[1]} heads, got shape {tuple(sinks.shape)}")
-    if mask is not None and mask.shape != (k.shape[0], k.shape[2]):
-        raise OntogenyError(f"expected a padding mask of shape {(k.shape[0], k.shape[2])}, got {tuple(mask.shape)}")
+    inputs = AttentionInputs(q, k, v, scale, causal, window, softcap, sinks, bias, mask, rows, columns)
+    return _IMPLEMENTATIONS["blocked" if impl == "auto" else impl](inputs)

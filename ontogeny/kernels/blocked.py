@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ontogeny.kernels.inputs import AttentionInputs
 from ontogeny.kernels.stats import AttentionStats
 
 BLOCK_ROWS = 64
@@ -18,68 +19,45 @@ BLOCK_SCORES = 2**20
 FLOOR = -1e30
 
 
-def blocked_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    scale: float,
-    causal: bool,
-    window: int | None = None,
-    softcap: float | None = None,
-    sinks: Tensor | None = None,
-    bias: Tensor | None = None,
-    mask: Tensor | None = None,
-    rows: Tensor | None = None,
-    columns: Tensor | None = None,
-) -> AttentionStats:
-    """Attention and its statistics in float32 (float64 for float64 input); arguments as `attention_stats` has them."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    problem = _Problem(q, k, v, dtype, scale, causal, window, softcap, sinks, bias, mask)
-    sums = _Sums.empty(problem, rows, columns)
-    keys = problem.keys
-    units_at_once = max(1, BLOCK_SCORES // (BLOCK_ROWS * problem.group * keys))
+def blocked_attention(inputs: AttentionInputs) -> AttentionStats:
+    """Attention and its statistics in float32, or in float64 for float64 input."""
+    problem = _Problem(inputs)
+    sums = _Sums.empty(problem)
+    units_at_once = max(1, BLOCK_SCORES // (BLOCK_ROWS * problem.group * problem.keys))
     for first in range(0, problem.units, units_at_once):
         units = slice(first, min(first + units_at_once, problem.units))
         for start in range(0, problem.queries, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, problem.queries)
-            low = max(0, start - window + 1) if window is not None else 0
-            high = stop if causal else keys
-            _attend_block(problem, sums, units, slice(start, stop), slice(low, high))
+            block = slice(start, min(start + BLOCK_ROWS, problem.queries))
+            _attend_block(problem, sums, units, block, problem.seen_from(block))
     return sums.finish(problem)
 
 
 class _Problem:
     """The inputs, with the B sequences and Hkv key heads flattened into `units` of `group` query heads each."""
 
-    def __init__(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        dtype: torch.dtype,
-        scale: float,
-        causal: bool,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        bias: Tensor | None,
-        mask: Tensor | None,
-    ) -> None:
-        batch, heads, self.queries, _ = q.shape
-        kv_heads, self.keys = k.shape[1:3]
-        self.batch, self.heads, self.kv_heads = batch, heads, kv_heads
-        self.group, self.units = heads // kv_heads, batch * kv_heads
-        self.q = q.reshape(self.units, self.group, self.queries, -1)
-        self.k = k.reshape(self.units, self.keys, -1)
-        self.v = v.reshape(self.units, self.keys, -1)
-        self.dtype, self.scale, self.causal, self.window, self.softcap = dtype, scale, causal, window, softcap
-        self.sinks = None if sinks is None else sinks.to(dtype).view(kv_heads, self.group).repeat(batch, 1)
-        self.mask = None if mask is None else mask.bool()
-        self.bias = None
-        if bias is not None:
-            whole = bias.expand(batch, heads, self.queries, self.keys)
-            self.bias = whole.unflatten(1, (kv_heads, self.group))
+    def __init__(self, inputs: AttentionInputs) -> None:
+        self.batch, self.heads, self.queries, _ = inputs.q.shape
+        self.kv_heads, self.keys = inputs.k.shape[1:3]
+        self.group, self.units = inputs.group, self.batch * self.kv_heads
+        self.dtype = torch.float64 if inputs.q.dtype == torch.float64 else torch.float32
+        self.scale, self.causal = inputs.scale, inputs.causal
+        self.window, self.softcap = inputs.window, inputs.softcap
+        self.rows, self.columns = inputs.rows, inputs.columns
+        self.q = inputs.q.reshape(self.units, self.group, self.queries, -1)
+        self.k = inputs.k.reshape(self.units, self.keys, -1)
+        self.v = inputs.v.reshape(self.units, self.keys, -1)
+        self.mask = None if inputs.mask is None else inputs.mask.bool()
+        self.sinks = self.bias = None
+        if inputs.sinks is not None:
+            self.sinks = inputs.sinks.to(self.dtype).view(self.kv_heads, self.group).repeat(self.batch, 1)
+        if inputs.bias is not None:
+            whole = inputs.bias.expand(self.batch, self.heads, self.queries, self.keys)
+            self.bias = whole.unflatten(1, (self.kv_heads, self.group))
+
+    def seen_from(self, block: slice) -> slice:
+        """The keys that some row of the block may see."""
+        low = 0 if self.window is None else max(0, block.start - self.window + 1)
+        return slice(low, block.stop if self.causal else self.keys)
 
     def scores(self, units: slice, block: slice, seen: slice) -> Tensor:
         """Masked scores (units, group, rows, keys) of one block; hidden keys hold -inf."""
@@ -138,13 +116,11 @@ class _Sums:
     mass: Tensor
     distance: Tensor
     column_mass: Tensor
-    wanted_rows: Tensor | None
-    wanted_columns: Tensor | None
     rows: Tensor | None
     columns: Tensor | None
 
     @classmethod
-    def empty(cls, problem: _Problem, rows: Tensor | None, columns: Tensor | None) -> _Sums:
+    def empty(cls, problem: _Problem) -> _Sums:
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(problem.units, problem.group, *shape, dtype=problem.dtype, device=problem.q.device)
 
@@ -153,10 +129,8 @@ class _Sums:
             output=zeros(problem.queries, problem.v.shape[-1]).to(problem.q.dtype),
             **{name: zeros(problem.queries) for name in per_row},
             column_mass=zeros(problem.keys),
-            wanted_rows=rows,
-            wanted_columns=columns,
-            rows=None if rows is None else zeros(len(rows), problem.keys),
-            columns=None if columns is None else zeros(problem.queries, len(columns)),
+            rows=None if problem.rows is None else zeros(len(problem.rows), problem.keys),
+            columns=None if problem.columns is None else zeros(problem.queries, len(problem.columns)),
         )
 
     def finish(self, problem: _Problem) -> AttentionStats:
@@ -213,10 +187,10 @@ def _attend_block(problem: _Problem, sums: _Sums, units: slice, block: slice, se
     sums.participation[units, :, block] = torch.where(visible, normaliser.square() / squares, 0).squeeze(-1)
     sums.mass[units, :, block] = weights.sum(-1)
     _keep_distance(problem, sums, weights, units, block, seen)
-    if sums.rows is not None:
-        _keep_rows(sums, weights, units, block, seen)
-    if sums.columns is not None:
-        _keep_columns(sums, weights, units, block, seen)
+    if problem.rows is not None and sums.rows is not None:
+        _keep_rows(problem.rows, sums.rows, weights, units, block, seen)
+    if problem.columns is not None and sums.columns is not None:
+        _keep_columns(problem.columns, sums.columns, weights, units, block, seen)
 
 
 def _keep_distance(problem: _Problem, sums: _Sums, weights: Tensor, units: slice, block: slice, seen: slice) -> None:
@@ -231,15 +205,11 @@ def _keep_distance(problem: _Problem, sums: _Sums, weights: Tensor, units: slice
     sums.distance[units, :, block] = distance
 
 
-def _keep_rows(sums: _Sums, weights: Tensor, units: slice, block: slice, seen: slice) -> None:
-    assert sums.wanted_rows is not None and sums.rows is not None
-    here = (sums.wanted_rows >= block.start) & (sums.wanted_rows < block.stop)
-    slots = here.nonzero().squeeze(1)
-    sums.rows[units, :, slots, seen] = weights[:, :, sums.wanted_rows[slots] - block.start]
+def _keep_rows(wanted: Tensor, rows: Tensor, weights: Tensor, units: slice, block: slice, seen: slice) -> None:
+    slots = ((wanted >= block.start) & (wanted < block.stop)).nonzero().squeeze(1)
+    rows[units, :, slots, seen] = weights[:, :, wanted[slots] - block.start]
 
 
-def _keep_columns(sums: _Sums, weights: Tensor, units: slice, block: slice, seen: slice) -> None:
-    assert sums.wanted_columns is not None and sums.columns is not None
-    here = (sums.wanted_columns >= seen.start) & (sums.wanted_columns < seen.stop)
-    slots = here.nonzero().squeeze(1)
-    sums.columns[units, :, block, slots] = weights[..., sums.wanted_columns[slots] - seen.start]
+def _keep_columns(wanted: Tensor, columns: Tensor, weights: Tensor, units: slice, block: slice, seen: slice) -> None:
+    slots = ((wanted >= seen.start) & (wanted < seen.stop)).nonzero().squeeze(1)
+    columns[units, :, block, slots] = weights[..., wanted[slots] - seen.start]
