@@ -58,11 +58,11 @@ def sample(sequences: int, length: int) -> np.ndarray:
     longest that models of the task are made for, or either number is below 1.
     """
     if sequences < 1:
-        raise UsageError(f"Expected at least 1 sequence of the Bigram-Backcopy task, got {sequences}; ask for more.")
+        raise UsageError(f"expected at least 1 sequence of the Bigram-Backcopy task, got {sequences}")
     if not 1 <= length <= LENGTH:
         raise UsageError(
-            f"Sequences of the Bigram-Backcopy task are 1 to {LENGTH} tokens long, got length {length}; "
-            f"ask for {LENGTH} or fewer."
+            f"sequences of the Bigram-Backcopy task are 1 to {LENGTH} tokens long, got length {length}: "
+            f"use --length {LENGTH} or less"
         )
     return _generate(np.random.RandomState(EVALUATION_SEED), sequences)[:, :length]
 

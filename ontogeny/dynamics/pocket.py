@@ -74,7 +74,7 @@ def train(
     """
     last_step = recipe.steps if last_step is None else last_step
     if not 0 <= last_step <= recipe.steps:
-        raise UsageError(f"Expected a last step from 0 to {recipe.steps}, where the recipe ends, got {last_step}.")
+        raise UsageError(f"expected a last step from 0 to {recipe.steps}, where the recipe ends, got {last_step}")
     folders = {step: out / f"step{step}" for step in CHECKPOINT_STEPS if step <= last_step}
     _refuse_existing(folders.values())
     with _undisturbed():
@@ -112,7 +112,7 @@ def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
         (folder / "generation_config.json").unlink(missing_ok=True)
     except OSError as error:
         raise OntogenyError(
-            f"Could not write the checkpoint {folder} ({error}); give an --out that can be written."
+            f"cannot write the checkpoint {folder} ({error}): give an --out that can be written"
         ) from error
 
 
@@ -129,7 +129,7 @@ def _training(recipe: Recipe, last_step: int) -> Iterator[tuple[int, GPTNeoXForC
     for step, batch in enumerate(islice(batches, last_step + 1)):
         loss = _loss(model, torch.from_numpy(batch))
         if not math.isfinite(loss.item()):
-            raise OntogenyError(f"Expected a finite loss, got {loss.item()} at step {step}; lower the learning rate.")
+            raise OntogenyError(f"expected a finite loss, got {loss.item()} at step {step}: lower the learning rate")
         yield step, model, loss.item()
         optimizer.zero_grad()
         loss.backward()
@@ -168,7 +168,7 @@ def _undisturbed() -> Iterator[None]:
 def _refuse_existing(folders: Iterable[Path]) -> None:
     for folder in folders:
         if folder.exists():
-            raise OntogenyError(f"Expected no checkpoint at {folder}, but it exists; remove it or give another --out.")
+            raise OntogenyError(f"expected no checkpoint at {folder}, but it exists: remove it or give another --out")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -160,7 +160,7 @@ def test_trains_and_says_so_on_stderr(tmp_path: Path, capsys: pytest.CaptureFixt
 def test_an_unwritable_place_fails_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("in the way")
     assert pocket.main(["--out", str(tmp_path / "file"), "--steps", "0"]) == 1
-    assert "Could not write" in capsys.readouterr().err
+    assert "cannot write" in capsys.readouterr().err
 
 
 def test_a_wrong_request_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
