@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READS := pyproject.toml constraints.txt
 
-.PHONY: demo test real lint pocket clean
+.PHONY: demo test real lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ontogeny demo --out demo
@@ -21,11 +21,8 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-pocket: $(VENV)/.installed
-	$(BIN)/python -m ontogeny.dynamics.pocket --out pocket
-
 clean:
-	rm -rf $(VENV) demo pocket .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

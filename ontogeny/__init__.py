@@ -19,7 +19,7 @@ from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.version import __version__
 
 if TYPE_CHECKING:
-    from ontogeny import plots
+    from ontogeny import fitting, plots
     from ontogeny.dynamics.checkpoint import Checkpoint
     from ontogeny.dynamics.opening import Scan, open_scan
     from ontogeny.dynamics.scan import scan
@@ -38,6 +38,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "fit",
+    "fitting",
     "open_scan",
     "open_series",
     "plots",
@@ -58,8 +59,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plots":
-        return import_module("ontogeny.plots")
+    if name in ("fitting", "plots"):
+        return import_module(f"ontogeny.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'ontogeny' has no attribute {name!r}")

@@ -14,7 +14,8 @@ class ArchSpec:
     """An architecture's specification, with the training facts known to confound emergence.
 
     Sizes are counts; `head_dim` and `ffn` are widths. `positional` is one of `rotary`, `learned`, `alibi`, `none` or
-    `unknown`; `norm` is `layer`, `rms` or `unknown`. A training fact that is not known is None, never a default.
+    `unknown`; `norm` is `layer`, `rms` or `unknown`; `max_positions` is the longest sequence in tokens. The training
+    facts (`dtype`, `batch_tokens`, `init`, `seed`) stand in no config: one that the source does not know is None.
     """
 
     layers: int
@@ -29,6 +30,7 @@ class ArchSpec:
     parallel_residual: bool | None = None
     tied: bool | None = None
     model_type: str | None = None
+    max_positions: int | None = None
     dtype: str | None = None
     batch_tokens: int | None = None
     init: str | None = None
@@ -57,8 +59,7 @@ class ArchSpec:
             parallel_residual=_first(config, "use_parallel_residual", "parallel_attn"),
             tied=config.get("tie_word_embeddings"),
             model_type=config.get("model_type"),
-            dtype=_dtype(config),
-            init=None if (std := config.get("initializer_range")) is None else f"normal({std})",
+            max_positions=_first(config, "max_position_embeddings", "n_positions"),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,8 +106,3 @@ def _norm(config: Mapping[str, Any]) -> str:
     if _first(config, "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon") is not None:
         return "layer"
     return "unknown"
-
-
-def _dtype(config: Mapping[str, Any]) -> str | None:
-    dtype = _first(config, "dtype", "torch_dtype")
-    return None if dtype is None else str(dtype).removeprefix("torch.")

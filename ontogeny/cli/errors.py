@@ -31,15 +31,17 @@ def _code(command: Callable[..., int], arguments: tuple[object, ...], options: d
     try:
         return command(*arguments, **options)
     except KeyboardInterrupt:
-        _say("interrupted; what was measured before is kept, and the same command goes on from there")
+        _say("interrupted", "checkpoints that were measured are kept, and the same command goes on from there")
         return INTERRUPTED
     except Exception as error:
         if DEBUG in sys.argv:
             traceback.print_exc()
-        expected = isinstance(error, (OntogenyError, OSError))
-        _say(str(error) if expected else f"{type(error).__name__}: {error} (unforeseen: run again with {DEBUG})")
+        text = str(error)
+        if not isinstance(error, (OntogenyError, OSError)):
+            text = f"{type(error).__name__}: {text} (unforeseen: run again with {DEBUG})"
+        _say("error", text)
         return WRONG_USAGE if isinstance(error, UsageError) else FAILED
 
 
-def _say(text: str) -> None:
-    Console(stderr=True, highlight=False, soft_wrap=True).print(f"[bold red]error:[/] {escape(text)}")
+def _say(what: str, text: str) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True, emoji=False).print(f"[bold red]{what}:[/] {escape(text)}")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ontogeny.cli.scan import Json
+from ontogeny.cli.options import Folder, Json
 
 if TYPE_CHECKING:
     import xarray as xr
 
 SHOWN = ("verdict", "regime", "r2", "peak_step", "final_value")
-Folder = Annotated[Path, typer.Argument(help="Folder of a scan.", metavar="DIR")]
+HEADINGS = {"r2": "R²", "peak_step": "peak step", "final_value": "fitted end"}
 Metric = Annotated[str, typer.Option(help="The variable whose emergence to fit.")]
 
 
 def fit(folder: Folder, metric: Metric = "massive_ratio", as_json: Json = False) -> int:
     """Fit the emergence curve at every depth, layer or head of the scan in DIR."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from ontogeny.dynamics.opening import open_scan
@@ -33,18 +33,24 @@ def fit(folder: Folder, metric: Metric = "massive_ratio", as_json: Json = False)
         typer.echo(json.dumps({"metric": metric, "fits": rows}))
         return 0
     places = [name for name in rows[0] if name in fits.dims]
-    table = Table(title=f"{metric} of {fits.attrs['series']}: {fits.attrs['definition']}", title_justify="left")
+    title = f"{metric} of {fits.attrs['series']}: {fits.attrs['definition']}"
+    table = Table(title=escape(title), title_justify="left")
     for name in (*places, *SHOWN):
-        table.add_column(name.replace("_", " "), justify="left" if name in ("verdict", "regime") else "right")
+        words = name in ("verdict", "regime")
+        table.add_column(HEADINGS.get(name, name), justify="left" if words else "right", no_wrap=words)
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in (*places, *SHOWN)))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False, emoji=False)
+    console.print(table)
+    if "not identifiable" in fits["verdict"].values:
+        console.print("not identifiable: the curve is the best one, but the data leave its parameters open")
     return 0
 
 
 def _rows(fits: xr.Dataset) -> list[dict[str, Any]]:
     """A record for each curve: where it is, and every number of its fit; None where there is none."""
-    frame = fits.drop_vars("observed").drop_dims("checkpoint", errors="ignore").to_dataframe().reset_index()
+    curves = fits.drop_dims("checkpoint")
+    frame = curves.to_dataframe(dim_order=sorted(map(str, curves.dims), reverse=True)).reset_index()
     return [
         {
             str(name): None if isinstance(value, float) and not math.isfinite(value) else value

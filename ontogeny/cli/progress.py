@@ -19,7 +19,7 @@ class DrawnProgress(ScanProgress):
     """
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
         self._bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -35,7 +35,7 @@ class DrawnProgress(ScanProgress):
         )
         self._task = self._bar.add_task("", visible=False, done=0, checkpoints=0, block=0, blocks=0, rate="-")
         self._tokens_in_each = self._measured = self._done = self._total = 0
-        self._begin = monotonic()
+        self._since = self._busy = 0.0
 
     def __enter__(self) -> DrawnProgress:
         self._bar.start()
@@ -46,9 +46,8 @@ class DrawnProgress(ScanProgress):
 
     def started(self, checkpoints: list[str], already: int, blocks: int, tokens: int) -> None:
         if already:
-            self.note(f"{already} checkpoints were measured before and are kept")
+            self.note(f"measured before and kept: {already}")
         self._total, self._tokens_in_each = len(checkpoints), tokens
-        self._begin = monotonic()
         self._bar.update(
             self._task, total=len(checkpoints) * tokens, checkpoints=len(checkpoints), blocks=blocks, visible=True
         )
@@ -59,13 +58,18 @@ class DrawnProgress(ScanProgress):
     def checkpoint(self, name: str) -> None:
         self._bar.update(self._task, description=escape(name), block=0)
 
+    def loaded(self) -> None:
+        self._since = monotonic()
+
     def block(self, index: int) -> None:
         self._bar.update(self._task, block=index + 1)
 
     def tokens(self, count: int) -> None:
+        now = monotonic()
         self._measured += count
-        rate = self._measured / max(monotonic() - self._begin, 1e-9)
-        self._bar.update(self._task, advance=count, rate=f"{rate:,.0f}")
+        self._busy += now - self._since
+        self._since = now
+        self._bar.update(self._task, advance=count, rate=f"{self._measured / max(self._busy, 1e-9):,.0f}")
 
     def finished(self, name: str, failure: str | None) -> None:
         self._done += 1

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ontogeny.cli.fit import Folder
+from ontogeny.cli.options import Folder
 
 Page = Annotated[Path, typer.Option(help="The HTML file to write.", metavar="FILE.html")]
 

@@ -9,32 +9,31 @@ from typing import Annotated
 import typer
 
 from ontogeny.cli.errors import SOME_FAILED
+from ontogeny.cli.options import Json
 from ontogeny.errors import UsageError
-
-Out = Annotated[Path, typer.Option(help="Folder to keep the scan in; a scan that is there is gone on with.")]
-Source = Annotated[
-    str, typer.Argument(help="Hub id, folder of checkpoints, checkpoint folder, .gguf file, smollm2, or pocket.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the result for machines.")]
 
 
 def scan(
-    source: Source,
-    out: Out,
+    source: Annotated[
+        str, typer.Argument(help="Hub id, folder of checkpoints, checkpoint folder, .gguf file, smollm2, or pocket.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to keep the scan in; a scan that is there is gone on with.")],
     steps: Annotated[
-        str | None, typer.Option(help="all, log, or a list with ranges: 0,1,512,1000:143000:1000. [default: by source]")
+        str | None, typer.Option(help="all, log, or a list with ranges: 0,1,512,1000:143000:1000. (default: by source)")
     ] = None,
-    probes: Annotated[str, typer.Option(help="What to measure, separated by commas.")] = "sinks,waivers,massive",
+    probes: Annotated[
+        str | None, typer.Option(help="Which probes, separated by commas: sinks, waivers, massive. (default: all)")
+    ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, or task. [default: by source]")
+        str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, or task. (default: by source)")
     ] = None,
     sequences: Annotated[int, typer.Option(help="How many sequences to measure on.")] = 100,
     length: Annotated[int, typer.Option(help="Tokens in each sequence.")] = 64,
     batch_size: Annotated[
-        int | None, typer.Option(help="Sequences a forward pass. [default: about 4096 tokens]", min=1)
+        int | None, typer.Option(help="Sequences a forward pass. (default: about 4096 tokens)", min=1)
     ] = None,
     bos: Annotated[str, typer.Option(help="Special tokens: auto (the tokenizer's), always a BOS, or never.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     positions: Annotated[str, typer.Option(help="How many key positions to keep, or all.")] = "16",
     as_json: Json = False,
@@ -48,7 +47,7 @@ def scan(
             source,
             out,
             steps=steps,
-            probes=tuple(name.strip() for name in probes.split(",") if name.strip()),
+            probes=None if probes is None else [name.strip() for name in probes.split(",") if name.strip()],
             corpus=corpus,
             sequences=sequences,
             length=length,
@@ -63,9 +62,9 @@ def scan(
     if as_json:
         typer.echo(json.dumps({"path": str(out), "measured": measured, "failures": found.failures}))
     else:
-        typer.echo(f"{len(measured)} checkpoints of {found.dataset.attrs['series']} are measured in {out}")
-        for name, reason in found.failures.items():
-            typer.echo(f"failed: {name}: {reason}")
+        typer.echo(f"measured in {out}: {len(measured)} of {found.dataset.attrs['series']}")
+        if found.failures:
+            typer.echo(f"failed: {', '.join(found.failures)}")
         typer.echo(f"next: ontogeny report {out} --out report.html")
     return SOME_FAILED if found.failures else 0
 
@@ -73,6 +72,7 @@ def scan(
 def _positions(text: str) -> int | None:
     if text == "all":
         return None
-    if not text.isdigit():
-        raise UsageError(f"expected a number of key positions or all, got {text!r}")
-    return int(text)
+    try:
+        return int(text)
+    except ValueError:
+        raise UsageError(f"expected a number of key positions or all, got {text!r}") from None

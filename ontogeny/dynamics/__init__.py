@@ -1,1 +1,1 @@
-""""""
+"""How what a checkpoint shows changes over checkpoints: sources, corpus, scan, store."""

@@ -19,7 +19,8 @@ class Checkpoint:
 
     `name` is unique in its series and safe as a folder name. `step` counts optimizer steps (-1: the source states
     none). `tokens` is the number of tokens seen, None where unknown. `fetch` makes the files local, downloading what
-    must be downloaded, and returns their folder, or the `.gguf` file.
+    must be downloaded, and returns their folder, or the `.gguf` file. `modified` is when those files last changed, in
+    seconds of the epoch; None where a name always means the same content.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Checkpoint:
     fetch: Callable[[], Path]
     revision: str = ""
     tokens: float | None = None
+    modified: float | None = None
 
     def load(self, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
         """Fetch the files and load the model, in evaluation mode, without its gradients.

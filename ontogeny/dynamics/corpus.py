@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SEED = 20241014
 BUILTIN_CHARACTERS_A_TOKEN = 6
+RANDOM = "random"
 BOS_POLICIES = ("auto", "always", "never")
 
 
@@ -58,8 +59,9 @@ def make_corpus(name: str | None, series: Series, *, sequences: int, length: int
     tokenizer = None if series.task else series.tokenizer()
     name = name or _default_name(series, tokenizer)
     if name == "task":
+        _refuse_bos(bos, "the series' own task")
         return _task_corpus(series, sequences, length)
-    if name == "random":
+    if name == RANDOM:
         documents = _random_documents(series.arch.vocab, tokenizer, bos, length)
     elif name == "builtin":
         documents = _tokenized(_builtin_texts(length), tokenizer, bos, series.name)
@@ -73,7 +75,12 @@ def make_corpus(name: str | None, series: Series, *, sequences: int, length: int
 def _default_name(series: Series, tokenizer: PreTrainedTokenizerBase | None) -> str:
     if series.task is not None:
         return "task"
-    return "random" if tokenizer is None else "builtin"
+    return RANDOM if tokenizer is None else "builtin"
+
+
+def _refuse_bos(bos: str, what: str) -> None:
+    if bos != "auto":
+        raise UsageError(f"--bos {bos} changes how text is tokenized, and {what} is token ids already: leave it out")
 
 
 def _task_corpus(series: Series, sequences: int, length: int) -> Corpus:
@@ -136,7 +143,7 @@ def _random_documents(
     if tokenizer is not None and bos != "never":
         marked = tokenizer("a").input_ids
         plain = tokenizer("a", add_special_tokens=False).input_ids
-        first = _with_bos(marked[: marked.index(plain[0])], tokenizer, bos)
+        first = _with_bos(marked[: marked.index(plain[0])] if plain and plain[0] in marked else [], tokenizer, bos)
     generator = np.random.default_rng(SEED)
     while True:
         yield first + generator.integers(vocabulary, size=length - len(first)).tolist()
@@ -145,20 +152,19 @@ def _random_documents(
 def _file_documents(
     path: Path, tokenizer: PreTrainedTokenizerBase | None, bos: str, series: str
 ) -> Iterator[list[int]]:
+    if path.suffix not in (".txt", ".jsonl") or not path.is_file():
+        raise UsageError(f"there is no corpus {path}: expected builtin, random, task, or a .jsonl or .txt file")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8-sig", newline="\n") as file:
+            if path.suffix == ".txt":
+                paragraphs = (one for one in file.read().split("\n\n") if one.strip())
+                yield from _tokenized(paragraphs, tokenizer, bos, series)
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _jsonl_document(line, f"{path}, line {number}", tokenizer, bos, series)
     except (OSError, UnicodeDecodeError) as error:
-        raise OntogenyError(
-            f"cannot read the corpus {path} ({error}): expected builtin, random, or a .jsonl or .txt file in UTF-8"
-        ) from error
-    if path.suffix == ".txt":
-        yield from _tokenized((p for p in text.split("\n\n") if p.strip()), tokenizer, bos, series)
-    elif path.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), 1):
-            if line.strip():
-                yield _jsonl_document(line, f"{path}, line {number}", tokenizer, bos, series)
-    else:
-        raise OntogenyError(f"the corpus {path} is neither a .jsonl nor a .txt file: expected one of these")
+        raise OntogenyError(f"cannot read the corpus {path} ({error}): expected text in UTF-8") from error
 
 
 def _jsonl_document(
@@ -171,9 +177,10 @@ def _jsonl_document(
     if isinstance(record, dict) and isinstance(record.get("text"), str):
         return next(_tokenized([record["text"]], tokenizer, bos, series))
     ids = record.get("ids") if isinstance(record, dict) else None
-    if isinstance(ids, list) and all(type(one) is int for one in ids):
+    if isinstance(ids, list) and all(type(one) is int and 0 <= one < 2**31 for one in ids):
+        _refuse_bos(bos, where)
         return ids
-    raise OntogenyError(f"{where} holds neither a string `text` nor a list of integer `ids`")
+    raise OntogenyError(f"{where} holds neither a string `text` nor a list of token `ids`")
 
 
 def _check_vocabulary(corpus: Corpus, series: Series) -> None:

@@ -47,7 +47,7 @@ def _possible(probes: Mapping[str, Probe], trace: Trace) -> dict[str, Probe]:
         name: probe for name, probe in probes.items() if trace.attention == CAPTURED or ATTENTION not in probe.needs
     }
     if not possible:
-        raise OntogenyError(f"attention {trace.attention}; the probes asked for need it: add --probes massive")
+        raise OntogenyError(f"attention is {trace.attention}; the probes asked for need it: add --probes massive")
     return possible
 
 

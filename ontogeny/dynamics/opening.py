@@ -1,14 +1,23 @@
-"""Opens a stored scan as one labelled dataset."""
+"""Joins checkpoints' datasets into one, and opens those of a stored scan."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import xarray as xr
+from zarr.storage import LocalStore
 
-from ontogeny.dynamics.store import measured_names, read_failures, read_settings
+from ontogeny.dynamics.store import cache_path, measured_names, read_failures, read_settings
 from ontogeny.errors import OntogenyError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import ByteRequest
+    from zarr.core.buffer import Buffer, BufferPrototype
+
+VERSIONS = ("ontogeny_version", "torch_version", "transformers_version")
 
 
 @dataclass(frozen=True)
@@ -24,9 +33,13 @@ class Scan:
     failures: dict[str, str] = field(default_factory=dict)
     path: Path | None = None
 
+    def __repr__(self) -> str:
+        measured = f"{self.dataset.sizes['checkpoint']} checkpoints, {len(self.dataset.data_vars)} variables"
+        return f"<Scan of {self.dataset.attrs['series']}: {measured}, {len(self.failures)} failed, at {self.path}>"
+
 
 def open_scan(path: str | Path) -> Scan:
-    """The scan in the folder `path`: lazily from its consolidated cache, eagerly where the cache is behind.
+    """The scan in the folder `path`: lazily from its consolidated cache, eagerly where there is none.
 
     Raises OntogenyError where the folder holds no scan, or not one measured checkpoint.
     """
@@ -35,29 +48,37 @@ def open_scan(path: str | Path) -> Scan:
     names = measured_names(path)
     if not names:
         raise OntogenyError(f"{path} holds a scan without one measured checkpoint: run `ontogeny scan` on it again")
-    dataset = _open_cache(path, names)
-    return Scan(read_checkpoints(path) if dataset is None else dataset, read_failures(path), path)
+    cache = cache_path(path, names)
+    dataset = _open_group(cache).set_xindex("step") if cache.is_dir() else read_checkpoints(path)
+    return Scan(dataset, read_failures(path), path)
 
 
 def read_checkpoints(path: Path) -> xr.Dataset:
-    """All measured checkpoints in memory, joined along `checkpoint` in order of step."""
-    parts = [_open_group(path / "checkpoints" / name).load() for name in sorted(measured_names(path))]
-    parts.sort(key=lambda part: int(part.step[0]))
-    return _indexed(xr.concat(parts, dim="checkpoint", join="exact", combine_attrs="override"))
+    """All measured checkpoints in memory, joined."""
+    return join_checkpoints([_open_group(path / "checkpoints" / name).load() for name in sorted(measured_names(path))])
 
 
-def _open_cache(path: Path, names: set[str]) -> xr.Dataset | None:
-    if not (path / "scan.zarr").is_dir():
-        return None
-    dataset = _open_group(path / "scan.zarr")
-    return _indexed(dataset) if set(dataset.checkpoint.values) == names else None
+def join_checkpoints(parts: Sequence[xr.Dataset]) -> xr.Dataset:
+    """One dataset along `checkpoint`, in order of step; versions that differ between checkpoints are all named."""
+    ordered = sorted(parts, key=lambda part: int(part.step[0]))
+    versions = {name: ", ".join(sorted({str(part.attrs[name]) for part in parts})) for name in VERSIONS}
+    joined = xr.concat(ordered, dim="checkpoint", join="exact", combine_attrs="override")
+    return joined.assign_attrs(versions).set_xindex("step")
+
+
+class _StandingStore(LocalStore):
+    """A folder that complains when it is gone; zarr takes a missing chunk for one that was never written."""
+
+    async def get(
+        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        if found is None and not (self.root / "zarr.json").exists():
+            raise OntogenyError(f"{self.root} is gone, the scan has grown since it was opened: open it again")
+        return found
 
 
 def _open_group(path: Path) -> xr.Dataset:
-    dataset = xr.open_zarr(path, consolidated=False, chunks=None)
+    dataset = xr.open_zarr(_StandingStore(path, read_only=True), consolidated=False, chunks=None)
     names = [name for name in ("checkpoint", "revision", "verdict") if name in dataset.coords]
     return dataset[sorted(dataset.data_vars)].assign_coords({name: dataset[name].astype(object) for name in names})
-
-
-def _indexed(dataset: xr.Dataset) -> xr.Dataset:
-    return dataset.set_xindex("step")

@@ -15,6 +15,9 @@ class Progress:
     def checkpoint(self, name: str) -> None:
         """This checkpoint is fetched and read now."""
 
+    def loaded(self) -> None:
+        """The checkpoint is in memory, its measurement begins."""
+
     def block(self, index: int) -> None:
         """A forward pass has left this block."""
 

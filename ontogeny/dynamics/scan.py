@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,22 +14,34 @@ import transformers
 import xarray as xr
 
 from ontogeny.dynamics.checkpoint import Checkpoint
-from ontogeny.dynamics.corpus import Corpus, make_corpus
+from ontogeny.dynamics.corpus import RANDOM, Corpus, make_corpus
 from ontogeny.dynamics.loading.model import available_device, known_dtype
 from ontogeny.dynamics.measure import measure
-from ontogeny.dynamics.opening import Scan, open_scan, read_checkpoints
+from ontogeny.dynamics.opening import Scan, join_checkpoints, open_scan, read_checkpoints
 from ontogeny.dynamics.progress import Progress
 from ontogeny.dynamics.series import Series
 from ontogeny.dynamics.settings import ScanSettings
 from ontogeny.dynamics.sources import open_series
 from ontogeny.dynamics.steps import select_steps
-from ontogeny.dynamics.store import ScanStore, read_failures
+from ontogeny.dynamics.store import ScanStore, cache_path, read_failures, refuse_other_shape
 from ontogeny.errors import OntogenyError, UsageError
-from ontogeny.probes import PROBES, Probe, ProbeSettings, make_probes
+from ontogeny.probes import DEFINITIONS, Probe, ProbeSettings, make_probes
 from ontogeny.version import __version__
 
 TOKENS_A_PASS = 4096
 UNAUDITED = "unaudited"
+
+COORDINATES = {
+    "step": ("training step, -1 where the source states none", "steps"),
+    "tokens": ("tokens seen in training", "tokens"),
+    "layer": ("block", "1"),
+    "depth": ("residual stream: 0 before block 0, i + 1 after block i", "1"),
+    "head": ("query head", "1"),
+    "position": ("key position, from 0", "tokens"),
+    "sequence": ("sequence of the corpus", "1"),
+    "rank": ("rank by magnitude", "1"),
+    "epsilon": ("threshold of the sink score", "1"),
+}
 
 
 def scan(
@@ -37,7 +49,7 @@ def scan(
     out: str | Path | None = None,
     *,
     steps: str | None = None,
-    probes: Sequence[str] = tuple(PROBES),
+    probes: Sequence[str] | None = None,
     corpus: str | None = None,
     sequences: int = 100,
     length: int = 64,
@@ -54,47 +66,53 @@ def scan(
     is the folder to keep the scan in; a scan that is there already is gone on with. None keeps nothing on disk. `steps`
     is `all`, `log` or a list such as `0,1,512,1000:143000:1000`; None leaves the choice to the source. `corpus`,
     `sequences`, `length` (tokens) and `bos` say what is measured on: see `make_corpus`. `batch_size` is in sequences,
-    None for about 4096 tokens a pass. `positions` is the number of key positions to keep, None for all.
+    None for about 4096 tokens a pass. `probes` are names of probes, None for all of them. `positions` is the number of
+    key positions to keep, None for all.
 
     A checkpoint that fails is listed in `Scan.failures` and stops no other. Raises OntogenyError where nothing can be
     measured, and UsageError for a request that makes no sense.
     """
     progress = progress or Progress()
     series = open_series(source) if isinstance(source, str) else source
-    selection = select_steps(series, steps or series.default_steps)
+    selection = select_steps(series, series.default_steps if steps is None else steps)
     if selection.absent:
         progress.note(f"not in the series, left out: steps {', '.join(selection.absent)}")
-    if positions is not None and positions < 1:
-        raise UsageError(f"expected at least one position, got {positions}")
-    tokens = make_corpus(corpus, series, sequences=sequences, length=length, bos=bos)
+    _refuse_nonsense(series, length, batch_size, positions)
     known_dtype(dtype)
-    where = available_device(_best_device() if device == "auto" else device)
+    where = available_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    kept = None if positions is None else min(positions, length)
+    chosen = make_probes(probes, ProbeSettings(length, kept))
+    tokens = make_corpus(corpus, series, sequences=sequences, length=length, bos=bos)
+    if corpus is None and tokens.name == RANDOM:
+        progress.note(f"{series.name} has no tokenizer: it is measured on random token ids")
     settings = ScanSettings(
         source=series.source,
-        probes=tuple(probes),
-        corpus=tokens.name,
+        probes=tuple(chosen),
         corpus_fingerprint=tokens.fingerprint,
         sequences=sequences,
         length=length,
         bos=tokens.bos,
-        positions=positions,
+        positions=kept,
         dtype=dtype,
         device=where.type,
+        definitions=DEFINITIONS,
     )
-    work = _Work(
-        series=selection.series,
-        corpus=tokens,
-        settings=settings,
-        probes=make_probes(probes, ProbeSettings(length, positions)),
-        device=str(where),
-        batch_size=batch_size or max(1, TOKENS_A_PASS // length),
-        progress=progress,
-    )
-    if out is not None:
-        return _scan_into(Path(out), work)
-    with tempfile.TemporaryDirectory(prefix="ontogeny-") as folder:
-        kept = _scan_into(Path(folder), work)
-        return Scan(kept.dataset.load(), kept.failures)
+    batch = batch_size or max(1, TOKENS_A_PASS // length)
+    work = _Work(selection.series, tokens, settings, chosen, str(where), batch, progress)
+    return _scan_in_memory(work) if out is None else _scan_into(Path(out), work)
+
+
+def _refuse_nonsense(series: Series, length: int, batch_size: int | None, positions: int | None) -> None:
+    if positions is not None and positions < 1:
+        raise UsageError(f"expected at least one position, got {positions}")
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"expected at least one sequence in a batch, got {batch_size}")
+    longest = series.arch.max_positions
+    if series.arch.positional == "learned" and longest is not None and length > longest:
+        raise UsageError(
+            f"{series.name} has {longest} positions, sequences of {length} tokens were asked for: "
+            f"use --length {longest} or less"
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +128,10 @@ class _Work:
     def measured(self, checkpoint: Checkpoint) -> xr.Dataset:
         """One checkpoint's dataset, with the dimension `checkpoint` and all attributes."""
         model = checkpoint.load(self.settings.dtype, self.device)
+        self.progress.loaded()
         dataset = measure(model, self.corpus, self.probes, self.batch_size, self.progress)
+        if dataset.attrs["attention"].startswith("unavailable"):
+            self.progress.note(f"{checkpoint.name}: attention is {dataset.attrs['attention']}")
         labels = {
             "step": np.array([checkpoint.step], dtype=np.int64),
             "tokens": np.array([np.nan if checkpoint.tokens is None else checkpoint.tokens]),
@@ -119,13 +140,18 @@ class _Work:
         }
         named = dataset.expand_dims(checkpoint=np.array([checkpoint.name], dtype=object))
         coordinates = {name: ("checkpoint", values) for name, values in labels.items()}
-        return named.assign_coords(coordinates).assign_attrs(self.attributes())
+        labelled = named.assign_coords(coordinates).assign_attrs(self.attributes())
+        for name, (long_name, units) in COORDINATES.items():
+            if name in labelled.coords:
+                labelled[name].attrs.update(long_name=long_name, units=units)
+        return labelled
 
     def attributes(self) -> dict[str, object]:
         """What every dataset says of how it was made."""
         settings = self.settings.to_dict()
         return {
             **settings,
+            "corpus": self.corpus.name,
             "positions": "all" if self.settings.positions is None else self.settings.positions,
             "corpus_skipped": self.corpus.skipped,
             "series": self.series.name,
@@ -140,34 +166,59 @@ class _Work:
 def _scan_into(path: Path, work: _Work) -> Scan:
     store = ScanStore(path)
     with store.driven(work.settings):
-        there = store.measured()
-        todo = [one for one in work.series.checkpoints if one.name not in there]
-        already = len(work.series.checkpoints) - len(todo)
-        blocks = work.series.arch.layers
-        work.progress.started([one.name for one in todo], already, blocks, work.corpus.ids.size)
-        for checkpoint in todo:
-            work.progress.checkpoint(checkpoint.name)
-            work.progress.finished(checkpoint.name, _measure_into(store, work, checkpoint))
-        if not store.measured():
-            reasons = "\n".join(f"  {name}: {reason}" for name, reason in read_failures(path).items())
-            raise OntogenyError(f"not one of {len(todo)} checkpoints could be measured:\n{reasons}")
-        if todo:
+        store.refuse_changed(work.series.checkpoints)
+        for checkpoint in _begin(work, store.measured()):
+            found = _attempt(work, checkpoint, partial(store.commit, checkpoint.name))
+            if isinstance(found, str):
+                store.record_failure(checkpoint.name, found)
+        names = store.measured()
+        if not names:
+            raise _nothing_measured(read_failures(path))
+        if not cache_path(path, names).is_dir():
             store.consolidate(read_checkpoints(path))
-    return open_scan(path)
+    scan = open_scan(path)
+    asked_for = {one.name for one in work.series.checkpoints}
+    return replace(scan, failures={name: why for name, why in scan.failures.items() if name in asked_for})
 
 
-def _measure_into(store: ScanStore, work: _Work, checkpoint: Checkpoint) -> str | None:
-    """Measure and store one checkpoint; the reason where that failed, which is kept and stops no other."""
+def _scan_in_memory(work: _Work) -> Scan:
+    parts: list[xr.Dataset] = []
+    failures: dict[str, str] = {}
+
+    def keep(dataset: xr.Dataset) -> None:
+        if parts:
+            refuse_other_shape(dataset, parts[0])
+        parts.append(dataset)
+
+    for checkpoint in _begin(work, set()):
+        found = _attempt(work, checkpoint, keep)
+        if isinstance(found, str):
+            failures[checkpoint.name] = found
+    if not parts:
+        raise _nothing_measured(failures)
+    return Scan(join_checkpoints(parts), failures)
+
+
+def _begin(work: _Work, there: set[str]) -> list[Checkpoint]:
+    """The checkpoints that are still to be measured; the progress is told of them."""
+    todo = [one for one in work.series.checkpoints if one.name not in there]
+    already = len(work.series.checkpoints) - len(todo)
+    work.progress.started([one.name for one in todo], already, work.series.arch.layers, work.corpus.ids.size)
+    return todo
+
+
+def _attempt(work: _Work, checkpoint: Checkpoint, keep: Callable[[xr.Dataset], None]) -> str | None:
+    """Measure one checkpoint and `keep` its dataset; the reason where that failed, which stops no other."""
+    work.progress.checkpoint(checkpoint.name)
     try:
-        store.commit(checkpoint.name, work.measured(checkpoint))
+        keep(work.measured(checkpoint))
+        reason = None
     except Exception as error:
         reason = str(error) if isinstance(error, OntogenyError) else f"{type(error).__name__}: {error}"
-        store.record_failure(checkpoint.name, reason)
-        return reason
-    return None
+    work.progress.finished(checkpoint.name, reason)
+    return reason
 
 
-def _best_device() -> str:
-    if torch.cuda.is_available():
-        return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+def _nothing_measured(failures: dict[str, str]) -> OntogenyError:
+    reasons = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+    return OntogenyError(f"not one of {len(failures)} checkpoints could be measured:\n{reasons}")

@@ -12,11 +12,13 @@ from ontogeny.errors import OntogenyError
 
 @dataclass(frozen=True)
 class ScanSettings:
-    """What every checkpoint of a scan is measured with. Which steps are measured is not part of it."""
+    """What every checkpoint of a scan is measured with. Which steps are measured is not part of it.
+
+    `definitions` is the version of the probes' definitions, which changes with the meaning of any number.
+    """
 
     source: str
     probes: tuple[str, ...]
-    corpus: str
     corpus_fingerprint: str
     sequences: int
     length: int
@@ -24,14 +26,13 @@ class ScanSettings:
     positions: int | None
     dtype: str
     device: str
+    definitions: int
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ScanSettings:
         """The inverse of `to_dict`. Raises OntogenyError where the fields are not those of this version."""
         if set(values) != {field.name for field in fields(cls)}:
-            raise OntogenyError(
-                "the scan was made by another version of Ontogeny, with other settings: use a new folder"
-            )
+            raise OntogenyError("the scan's settings are those of another version of Ontogeny: use a new folder")
         return cls(**{**values, "probes": tuple(values["probes"])})
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,4 +47,6 @@ class ScanSettings:
     def differences(self, other: ScanSettings) -> list[str]:
         """A phrase for each setting in which `other` differs from this one."""
         mine, theirs = self.to_dict(), other.to_dict()
-        return [f"{name} {mine[name]!r}, not {theirs[name]!r}" for name in mine if mine[name] != theirs[name]]
+        different = [name for name in mine if mine[name] != theirs[name]]
+        asked_for = [name for name in different if name != "corpus_fingerprint"]  # which follows from the others
+        return [f"{name} {mine[name]!r}, not {theirs[name]!r}" for name in asked_for or different]

@@ -3,27 +3,30 @@
 DIR/scan.json             the settings that change numbers, and their fingerprint
 DIR/checkpoints/NAME/     a Zarr group, one checkpoint's dataset; these folders are the truth
 DIR/failures.json         what could not be measured, and why
-DIR/scan.zarr/            all checkpoints in one Zarr group: a cache, rebuilt when it is behind
+DIR/cache-*.zarr/         all checkpoints in one Zarr group: a cache, named after what is in it
 DIR/lock                  held by the one process that drives the scan
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 from filelock import FileLock, Timeout
 
+from ontogeny.dynamics.checkpoint import Checkpoint
 from ontogeny.dynamics.settings import ScanSettings
 from ontogeny.errors import OntogenyError
 
 FORMAT = 1
 UNFINISHED = ".unfinished"
-OWN_FILES = {"scan.json", "checkpoints", "failures.json", "scan.zarr", "lock"}
+OWN_FILES = ("scan.json", "checkpoints", "failures.json", "lock", "cache-*.zarr", f"*{UNFINISHED}")
 
 
 class ScanStore:
@@ -42,6 +45,7 @@ class ScanStore:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign_files()
             lock = FileLock(self.path / "lock", timeout=0)
             lock.acquire()
         except Timeout:
@@ -49,41 +53,59 @@ class ScanStore:
                 f"another process is scanning into {self.path}: wait for it, or use another --out"
             ) from None
         except OSError as error:
-            raise OntogenyError(
-                f"cannot write to {self.path} ({error.strerror or error}): choose another --out"
-            ) from error
+            reason = error.strerror or str(error)
+            raise OntogenyError(f"cannot write to {self.path} ({reason}): choose another --out") from error
         try:
             self._admit(settings)
-            self.checkpoints.mkdir(exist_ok=True)
-            for leftover in self.checkpoints.glob(f"*{UNFINISHED}"):
-                shutil.rmtree(leftover)
+            for leftover in (*self.path.glob(f"*{UNFINISHED}"), *self.checkpoints.glob(f"*{UNFINISHED}")):
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             yield
         finally:
             lock.release()
 
-    def _admit(self, settings: ScanSettings) -> None:
-        if self.measured():
-            there = read_settings(self.path)
-            if differences := there.differences(settings):
-                raise OntogenyError(
-                    f"{self.path} holds a scan with other settings ({'; '.join(differences)}), and numbers of both "
-                    "kinds must not mix: use another --out, or the settings that are there"
-                )
-            return
-        others = sorted({p.name for p in self.path.iterdir()} - OWN_FILES)
-        if others:
+    def _refuse_foreign_files(self) -> None:
+        own = {entry for pattern in OWN_FILES for entry in self.path.glob(pattern)}
+        others = sorted(entry.name for entry in set(self.path.iterdir()) - own)
+        if others and not (self.path / "scan.json").exists():
             raise OntogenyError(
                 f"{self.path} holds files that are no scan ({', '.join(others[:3])}): expected an empty or a new folder"
             )
-        contents = {"format": FORMAT, "settings": settings.to_dict(), "fingerprint": settings.fingerprint}
-        write_json(self.path / "scan.json", contents)
+
+    def _admit(self, settings: ScanSettings) -> None:
+        """Go on with measurements that have these settings; where nothing is measured yet, begin."""
+        if not self.measured():
+            contents = {"format": FORMAT, "settings": settings.to_dict(), "fingerprint": settings.fingerprint}
+            write_json(self.path / "scan.json", contents)
+            (self.path / "failures.json").unlink(missing_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+        elif differences := read_settings(self.path).differences(settings):
+            raise OntogenyError(
+                f"{self.path} holds a scan with other settings ({'; '.join(differences)}), and numbers of both "
+                "kinds must not mix: use another --out, or the settings that are there"
+            )
 
     def measured(self) -> set[str]:
         """The names of the checkpoints whose measurements are in place."""
         return measured_names(self.path)
 
+    def refuse_changed(self, checkpoints: Iterable[Checkpoint]) -> None:
+        """Raise OntogenyError where the files of a measured checkpoint have changed since: its numbers are stale."""
+        for one in checkpoints:
+            group = self.checkpoints / one.name / "zarr.json"
+            if one.modified is not None and group.exists() and one.modified > group.stat().st_mtime:
+                raise OntogenyError(
+                    f"the files of {one.name} have changed since it was measured: remove {group.parent} to measure it "
+                    "again, or use another --out"
+                )
+
     def commit(self, name: str, dataset: xr.Dataset) -> None:
-        """Write one checkpoint's dataset beside its place, then move it in by a rename that never replaces."""
+        """Write one checkpoint's dataset beside its place, then move it in by a rename that never replaces.
+
+        Raises OntogenyError where it has other variables or sizes than those that are there.
+        """
+        first = min(self.measured(), default=None)
+        if first is not None:
+            refuse_other_shape(dataset, xr.open_zarr(self.checkpoints / first, consolidated=False, chunks=None))
         unfinished = self.checkpoints / f"{name}{UNFINISHED}"
         dataset.to_zarr(unfinished, mode="w", zarr_format=3, consolidated=False)
         unfinished.rename(self.checkpoints / name)
@@ -100,28 +122,42 @@ class ScanStore:
         write_json(self.path / "failures.json", failures)
 
     def consolidate(self, dataset: xr.Dataset) -> None:
-        """Rebuild the cache from `dataset`, which holds all checkpoints."""
-        fresh, cache = self.path / f"scan.zarr{UNFINISHED}", self.path / "scan.zarr"
-        dataset.drop_indexes("step").to_zarr(fresh, mode="w", zarr_format=3, consolidated=False)
-        shutil.rmtree(cache, ignore_errors=True)
-        fresh.rename(cache)
+        """Write the cache of `dataset`, which holds all checkpoints, and remove those that it supersedes."""
+        cache = cache_path(self.path, self.measured())
+        unfinished = cache.with_name(cache.name + UNFINISHED)
+        dataset.drop_indexes("step").to_zarr(unfinished, mode="w", zarr_format=3, consolidated=False)
+        unfinished.rename(cache)
+        for other in set(self.path.glob("cache-*.zarr")) - {cache}:
+            shutil.rmtree(other)
+
+
+def refuse_other_shape(dataset: xr.Dataset, there: xr.Dataset) -> None:
+    """Raise OntogenyError unless a checkpoint's dataset has the variables and sizes of another one's."""
+    if dict(dataset.sizes) == dict(there.sizes) and set(dataset.data_vars) == set(there.data_vars):
+        return
+    came, expected = (", ".join(f"{size} {dim}" for dim, size in one.sizes.items()) for one in (dataset, there))
+    raise OntogenyError(
+        f"its measurements ({came}) are not of the shape of {there.checkpoint.item()}'s ({expected}): "
+        "expected checkpoints of one architecture"
+    )
 
 
 def measured_names(path: Path) -> set[str]:
     """The checkpoints measured in the scan folder `path`."""
-    folder = path / "checkpoints"
-    return {p.name for p in folder.iterdir() if p.suffix != UNFINISHED} if folder.is_dir() else set()
+    groups = (path / "checkpoints").glob("*/zarr.json")
+    return {group.parent.name for group in groups if group.parent.suffix != UNFINISHED}
+
+
+def cache_path(path: Path, names: set[str]) -> Path:
+    """Where the cache of exactly these checkpoints is: another set of them never has the same path."""
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+    return path / f"cache-{digest}.zarr"
 
 
 def read_settings(path: Path) -> ScanSettings:
     """The settings of the scan in `path`. Raises OntogenyError where there is none, or one of another format."""
-    try:
-        contents = json.loads((path / "scan.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise OntogenyError(
-            f"{path} holds no scan: expected a folder that `ontogeny scan SOURCE --out {path}` made"
-        ) from error
-    if contents.get("format") != FORMAT:
+    contents = _read_json(path / "scan.json", f"expected a folder that `ontogeny scan SOURCE --out {path}` made")
+    if contents.get("format") != FORMAT or not isinstance(contents.get("settings"), dict):
         raise OntogenyError(f"{path} holds a scan of format {contents.get('format')}, this version reads {FORMAT}")
     return ScanSettings.from_dict(contents["settings"])
 
@@ -129,7 +165,19 @@ def read_settings(path: Path) -> ScanSettings:
 def read_failures(path: Path) -> dict[str, str]:
     """Checkpoint name -> why it could not be measured."""
     file = path / "failures.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return _read_json(file, "remove it: it is a list of failures only") if file.exists() else {}
+
+
+def _read_json(file: Path, advice: str) -> dict[str, Any]:
+    try:
+        contents = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise OntogenyError(f"{file.parent} holds no scan: {advice}") from None
+    except (OSError, ValueError) as error:
+        raise OntogenyError(f"{file} cannot be read ({error}): {advice}") from error
+    if not isinstance(contents, dict):
+        raise OntogenyError(f"{file} holds a {type(contents).__name__}, expected a JSON object: {advice}")
+    return contents
 
 
 def write_json(path: Path, contents: object) -> None:

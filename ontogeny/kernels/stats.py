@@ -11,7 +11,8 @@ from torch import Tensor
 class AttentionStats:
     """One attention call's output and statistics; B sequences, H query heads, T queries, S keys.
 
-    `output` (B, H, T, dv) is in the query's dtype. Everything else is float32, or float64 for float64 input:
+    `output` (B, H, T, dv) is in the query's dtype. Everything else is float32; for float64 input,
+    and from the reference implementation, float64:
 
     - `lse` (B, H, T): logarithm of the row's normaliser, nats.
     - `entropy` (B, H, T): of the row's distribution over its keys (and its sink logit, where there is one), nats.

@@ -19,6 +19,7 @@ from ontogeny.plots.sites import find_sites
 
 EMERGED_RATE = 0.5
 EMERGED_GROWTH = 2.0
+SHORTEST = 16  # tokens; below it even attention comes near the threshold at position 0
 _FALLEN = 0.8
 
 
@@ -61,15 +62,20 @@ def _occasions(dataset: xr.Dataset) -> list[str]:
 
 
 def _sinks(dataset: xr.Dataset, when: list[str]) -> str:
+    length = int(dataset.attrs.get("length", SHORTEST))
+    if length < SHORTEST:
+        return f"sequences of {length} tokens are too short to tell an attention sink from even attention"
     rates = np.nan_to_num(sink_rates(dataset).values)
     heads = rates[0].size
     emerged = (rates > EMERGED_RATE).reshape(len(when), -1).sum(axis=1)
     best = np.unravel_index(rates.argmax(), rates.shape)
-    highest = f"the highest is {rates[best]:.2f}, in layer {best[1]}, head {best[2]}"
+    place = f", in layer {best[1]}, head {best[2]}" if rates[best] > 0 else ""
+    highest = f"the highest is {rates[best]:.2f}{place}"
     rate = f"the sink rate at position {POSITION} (ε = {EPSILON:g})"
     if len(when) == 1:
         return f"in {emerged[0]} of {heads} heads {rate} exceeds {EMERGED_RATE:g}; {highest}"
-    highest += f", {when[best[0]]}"
+    if place:
+        highest += f", first {when[best[0]]}"
     if not emerged.any():
         return f"no attention sink emerged: {rate} exceeds {EMERGED_RATE:g} in no head at any checkpoint; {highest}"
     first = int((emerged > 0).argmax())
@@ -81,7 +87,7 @@ def _sinks(dataset: xr.Dataset, when: list[str]) -> str:
         else f"attention sinks emerged: {rate} first exceeds {EMERGED_RATE:g} {place}"
     )
     left = f"in {emerged[-1]} of {heads} heads" if emerged[-1] else "in no head any more"
-    return f"{opening}. At the last checkpoint it does so {left}; {highest}"
+    return f"{opening}. At the last checkpoint it does so {left}; over all checkpoints {highest}"
 
 
 def _top_sinks(dataset: xr.Dataset, when: list[str]) -> str:

@@ -38,6 +38,8 @@ class MassiveProbe:
         top, median = arrays["top_activation"], arrays["median_activation"]
         largest = top[..., 0]
         massive = is_massive(largest, median)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratio = largest / median
         ranked = "sequence depth rank"
         variables = {
             "top_activation": variable(ranked, top, "largest magnitudes of the residual stream", "1", PAPER),
@@ -46,9 +48,7 @@ class MassiveProbe:
             "median_activation": variable(
                 "sequence depth", median, "median magnitude of the residual stream", "1", PAPER
             ),
-            "massive_ratio": variable(
-                "sequence depth", largest / median, "largest over median magnitude", "1", RATIO_PAPER
-            ),
+            "massive_ratio": variable("sequence depth", ratio, "largest over median magnitude", "1", RATIO_PAPER),
             "massive_rate": variable(
                 "depth", massive.mean(axis=0), "share of sequences with a massive activation", "1", PAPER
             ),

@@ -11,10 +11,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture import ATTENTION, Trace
 from ontogeny.probes.capture.support import CLASS_LENGTH, SHARE, sampled_rows
 from ontogeny.probes.probe import ProbeSettings, lower_median, variable
+from ontogeny.probes.scores import rows_needed, sink_scores
 
 EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5)
 NO_SINK = -1
@@ -34,17 +34,9 @@ class SinksProbe:
 
     def reduce(self, trace: Trace) -> dict[str, Tensor]:
         """Arrays (B, L, H), with a last axis of P key positions (`sink_score`) or R sampled rows (`support`)."""
-        heads = sorted({layer.column_mass.shape[1] for layer in trace.layers})
-        if len(heads) > 1:
-            raise OntogenyError(
-                f"the layers have between {heads[0]} and {heads[-1]} heads: expected the same number in every layer; "
-                "scan with --probes massive"
-            )
-        visible = torch.stack([layer.visible_rows for layer in trace.layers], dim=1)
-        score = torch.stack([layer.column_mass for layer in trace.layers], dim=1) / visible.clamp_min(1)
-        eligible = visible >= rows_needed(self.settings.length)
-        top = score.masked_fill(~eligible, -1.0).max(dim=-1)
-        found = eligible.any(-1)
+        scores = sink_scores(trace, self.settings.length)
+        top = scores.alpha.masked_fill(~scores.eligible, -1.0).max(dim=-1)
+        found = scores.eligible.any(-1)
         support = torch.stack([layer.support for layer in trace.layers], dim=1)
         row_length = torch.stack([layer.row_length for layer in trace.layers], dim=1)[:, :, None]
         per_head = {
@@ -52,7 +44,7 @@ class SinksProbe:
             for name in ("entropy", "row_max", "participation", "distance")
         }
         return {
-            "sink_score": score[..., : self.settings.positions],
+            "sink_score": scores.alpha[..., : self.settings.positions],
             "top_sink_position": top.indices.where(found, NO_SINK).to(torch.int32),
             "top_sink_score": top.values.where(found, torch.nan),
             "support": support,
@@ -105,14 +97,11 @@ class SinksProbe:
         constants = {
             "top_sink_rows_needed": rows_needed(self.settings.length),
             "support_share": SHARE,
+            "head_class_bounds": list(CLASS_BOUNDS),
+            "head_class_length": CLASS_LENGTH,
             "support_rows": list(sampled_rows(self.settings.length)),
         }
         return xr.Dataset(variables, coordinates, constants)
-
-
-def rows_needed(length: int) -> int:
-    """How many query rows must see a key before it may be a head's top sink: late keys rest on too few."""
-    return max(16, -(-length // 4))
 
 
 def head_classes(share: np.ndarray, length: int) -> np.ndarray:

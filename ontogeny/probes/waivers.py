@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ontogeny.probes.capture import ATTENTION, Trace
 from ontogeny.probes.probe import ProbeSettings, variable
+from ontogeny.probes.scores import sink_scores
 
 WAIVER_EPSILON = 0.3
 WAIVER_VALUE = 0.2
@@ -30,14 +31,15 @@ class WaiversProbe:
 
     def reduce(self, trace: Trace) -> dict[str, Tensor]:
         """Arrays (B, L, H, P): the value norm over its mean, and whether the key is a waiver."""
-        visible = torch.stack([layer.visible_rows for layer in trace.layers], dim=1)
-        score = torch.stack([layer.column_mass for layer in trace.layers], dim=1) / visible.clamp_min(1)
-        norm = torch.stack([layer.value_norm for layer in trace.layers], dim=1) * (visible > 0)
-        relative = norm * (visible > 0).sum(-1, keepdim=True) / norm.sum(-1, keepdim=True)
+        scores = sink_scores(trace, self.settings.length)
+        seen = scores.visible > 0
+        norm = torch.stack([layer.value_norm for layer in trace.layers], dim=1) * seen
+        relative = norm * seen.sum(-1, keepdim=True) / norm.sum(-1, keepdim=True)
+        waiver = scores.eligible & (scores.alpha > WAIVER_EPSILON) & (relative < WAIVER_VALUE)
         kept = slice(self.settings.positions)
         return {
             "value_norm": relative[..., kept],
-            "waiver": ((score > WAIVER_EPSILON) & (relative < WAIVER_VALUE))[..., kept],
+            "waiver": waiver[..., kept],
         }
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ontogeny.cli.main import app
+from ontogeny.cli.progress import DrawnProgress
 from ontogeny.version import __version__
 from tests.checkpoint_folders import edit_weights, save_tiny
 from tests.models import tiny_falcon
@@ -42,7 +46,8 @@ def run(*arguments):
 def test_scan_says_what_it_measured_and_what_comes_next(made, tmp_path):
     result = run("scan", made, "--out", tmp_path / "scan", *SMALL, "--steps", "0,4:32:4")
     assert result.exit_code == 0
-    assert result.stdout.startswith(f"5 checkpoints of tiny are measured in {tmp_path / 'scan'}\n")
+    assert result.stdout.startswith(f"measured in {tmp_path / 'scan'}: 5 of tiny\n")
+    assert "note: tiny has no tokenizer: it is measured on random token ids" in result.stderr
     assert f"next: ontogeny report {tmp_path / 'scan'}" in result.stdout
     assert "measured step4 (2/5)" in result.stderr
 
@@ -59,8 +64,8 @@ def test_scan_prints_json_for_machines(made, tmp_path):
 def test_a_second_scan_says_what_it_keeps(made, tmp_path):
     run("scan", made, "--out", tmp_path / "scan", *SMALL, "--steps", "0,1")
     result = run("scan", made, "--out", tmp_path / "scan", *SMALL, "--steps", "0,1,2")
-    assert "note: 2 checkpoints were measured before and are kept" in result.stderr
-    assert result.stdout.startswith("3 checkpoints")
+    assert "note: measured before and kept: 2" in result.stderr
+    assert ": 3 of tiny\n" in result.stdout
 
 
 def test_some_failures_give_exit_code_three_and_are_listed(made, tmp_path):
@@ -68,7 +73,7 @@ def test_some_failures_give_exit_code_three_and_are_listed(made, tmp_path):
     edit_weights(series / "step2", lambda weights: weights.pop("embed_out.weight", weights.pop("lm_head.weight", None)))
     result = run("scan", series, "--out", tmp_path / "scan", *SMALL)
     assert result.exit_code == 3
-    assert "failed: step2: " in result.stdout and "failed: step2: " in result.stderr
+    assert "failed: step2\n" in result.stdout and "failed: step2: the weights of" in result.stderr
     assert "Traceback" not in result.output
 
 
@@ -122,6 +127,11 @@ def test_report_of_sinks_alone(made, tmp_path):
             "expected a number of key positions or all, got 'few'",
         ),
         (["scan", "{made}", "--out", "{tmp}/s", "--corpus", "builtin"], 1, "no tokenizer"),
+        (["scan", "{made}", "--out", "{tmp}/s", "--corpus", "gone.txt"], 2, "there is no corpus gone.txt"),
+        (["scan", "{made}", "--out", "{tmp}/s", "--steps", ""], 2, "cannot be read"),
+        (["scan", "{made}", "--out", "{tmp}/s", "--steps", "0:100:0"], 2, "'0:100:0' is empty"),
+        (["scan", "pocket", "--out", "{tmp}/s", "--length", "65"], 2, "has 65|64 tokens long, got length 65"),
+        (["scan", "pocket", "--out", "{tmp}/s", "--bos", "never"], 2, "task is token ids already: leave it out"),
         (
             ["scan", "{made}", "--out", "{tmp}/s", "--corpus", "{tmp}/short.jsonl"],
             1,
@@ -146,8 +156,6 @@ def test_what_goes_wrong_is_said_in_a_sentence(made, scanned, tmp_path, argument
 
 
 def test_an_interrupt_keeps_what_was_measured(made, tmp_path, monkeypatch):
-    from ontogeny.cli.progress import DrawnProgress
-
     def stop(self, name):
         if name == "step4":
             raise KeyboardInterrupt
@@ -155,7 +163,7 @@ def test_an_interrupt_keeps_what_was_measured(made, tmp_path, monkeypatch):
     monkeypatch.setattr(DrawnProgress, "checkpoint", stop)
     result = run("scan", made, "--out", tmp_path / "scan", *SMALL)
     assert result.exit_code == 130
-    assert "what was measured before is kept" in result.stderr
+    assert "interrupted: checkpoints that were measured are kept" in result.stderr
     assert sorted(p.name for p in (tmp_path / "scan" / "checkpoints").iterdir()) == ["step0", "step1", "step2"]
 
 
@@ -173,6 +181,44 @@ def test_a_traceback_only_with_debug(tmp_path, debug):
     result = subprocess.run([*command, *(["--debug"] if debug else [])], capture_output=True, text=True, check=False)
     assert result.returncode == 1 and "error: " in result.stderr
     assert ("Traceback" in result.stderr) == debug
+
+
+def test_a_real_interrupt_ends_with_130_and_the_scan_goes_on(made, tmp_path):
+    """SIGINT from outside, once the first checkpoint is measured."""
+    command = [sys.executable, "-c", "from ontogeny.cli.main import main; main()"]
+    arguments = ["scan", str(made), "--out", str(tmp_path / "scan"), "--sequences", "400", "--length", "64"]
+    with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        seen = next(line for line in process.stderr if line.startswith("measured"))
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(timeout=60) == 130 and "Traceback" not in rest, seen + rest
+    assert list((tmp_path / "scan" / "checkpoints").glob("step*/zarr.json"))
+    result = run(*arguments)
+    assert result.exit_code == 0 and ": 7 of tiny" in result.stdout
+    assert "note: measured before and kept: " in result.stderr
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_bar_tells_checkpoint_block_rate_and_time(monkeypatch, width):
+    drawn = io.StringIO()
+    console = Console(file=drawn, force_terminal=True, width=width)
+    monkeypatch.setattr("ontogeny.cli.progress.Console", lambda **_: console)
+    with DrawnProgress() as progress:
+        progress.started(["step0", "step1"], already=0, blocks=3, tokens=100)
+        progress.checkpoint("step0")
+        progress.loaded()
+        progress.block(0)
+        progress.tokens(100)
+        progress.finished("step0", None)
+        progress.checkpoint("step1")
+        progress.loaded()
+        progress.block(1)
+        progress.tokens(50)
+        progress._bar.refresh()
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.getvalue())
+    last = [line for line in re.split(r"[\r\n]", shown) if "step1" in line][-1]
+    assert len(last) <= width
+    assert re.search(r"step1 .*1/2 block 2/3 [\d,]+ tok/s \d\d:\d\d", last)
 
 
 def test_version():

@@ -113,11 +113,12 @@ def test_the_fingerprint_tells_other_ids_and_shapes_apart():
     [
         ('{"text": "short"}\n', "c.jsonl", r"has 0 documents of at least 50 tokens, expected 1 \(the longest has 6\)"),
         ("not json\n", "c.jsonl", "line 1 is not JSON"),
-        ('{"body": "x"}\n', "c.jsonl", "line 1 holds neither a string `text` nor a list of integer `ids`"),
+        ('{"body": "x"}\n', "c.jsonl", "line 1 holds neither a string `text` nor a list of token `ids`"),
         ('{"ids": [1, 2.5]}\n', "c.jsonl", "neither a string `text`"),
         ('{"ids": [true, false]}\n', "c.jsonl", "neither a string `text`"),
-        ("x", "c.csv", "neither a .jsonl nor a .txt"),
-        (None, "absent.txt", "cannot read the corpus"),
+        ('{"ids": [1180591620717411303424, 1]}\n', "c.jsonl", "neither a string `text`"),
+        ("x", "c.csv", "there is no corpus"),
+        (None, "absent.txt", "there is no corpus"),
     ],
 )
 def test_files_that_do_not_serve(tmp_path, content, name, words):
@@ -126,6 +127,27 @@ def test_files_that_do_not_serve(tmp_path, content, name, words):
         path.write_text(content)
     with pytest.raises(OntogenyError, match=words):
         make_corpus(str(path), series(byte_tokenizer()), sequences=1, length=50)
+
+
+def test_only_a_newline_ends_a_line(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_bytes("\ufeff".encode() + '{"text": "a\u2028b\u0085c"}\n'.encode())
+    corpus = make_corpus(str(path), series(byte_tokenizer(False)), sequences=1, length=7)
+    assert corpus.ids.shape == (1, 7)
+
+
+def test_a_file_that_is_not_text(tmp_path):
+    path = tmp_path / "c.txt"
+    path.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(OntogenyError, match="cannot read the corpus"):
+        make_corpus(str(path), series(byte_tokenizer()), sequences=1, length=3)
+
+
+def test_a_bos_policy_for_ids_is_refused(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"ids": [5, 6, 7]}\n')
+    with pytest.raises(UsageError, match=r"--bos always .* is token ids already"):
+        make_corpus(str(path), series(), sequences=1, length=2, bos="always")
 
 
 def test_ids_outside_the_vocabulary_are_refused(tmp_path):

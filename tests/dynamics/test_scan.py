@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ import ontogeny
 from ontogeny.dynamics.progress import Progress
 from ontogeny.dynamics.store import measured_names
 from ontogeny.errors import OntogenyError, UsageError
-from tests.checkpoint_folders import edit_config, edit_weights
+from tests.checkpoint_folders import edit_config, edit_weights, save_tiny
 from tests.models import tiny, tiny_falcon
 
 STEPS = (0, 1, 16, 128)
@@ -49,6 +49,8 @@ def test_the_dataset_keeps_the_contract(series):
     }  # fmt: skip
     assert {"step", "tokens", "revision", "verdict"} <= set(dataset.coords)
     assert set(dataset.verdict.values) == {"unaudited"}
+    for name in ("step", "tokens", "layer", "depth", "head", "position", "sequence", "rank", "epsilon"):
+        assert set(dataset[name].attrs) == {"long_name", "units"}, name
     for name in (
         "corpus_fingerprint", "length", "bos", "dtype", "quantisation", "device", "ontogeny_version", "torch_version",
         "transformers_version", "massive_threshold", "support_rows", "attention", "series", "arch",
@@ -72,19 +74,122 @@ def test_each_checkpoint_is_measured_with_its_own_weights(series):
 def test_a_stored_scan_opens_as_it_was_from_the_cache_and_without_it(series, tmp_path):
     made = ontogeny.scan(str(series), tmp_path / "scan", **SMALL).dataset.load()
     lazy = ontogeny.open_scan(tmp_path / "scan").dataset
+    assert not any(variable.variable._in_memory for variable in lazy.data_vars.values())
     xr.testing.assert_identical(lazy.load(), made)
-    shutil.rmtree(tmp_path / "scan" / "scan.zarr")
+    shutil.rmtree(next((tmp_path / "scan").glob("cache-*.zarr")))
     xr.testing.assert_identical(ontogeny.open_scan(tmp_path / "scan").dataset, made)
     assert made.to_dataframe().shape[0] > 0
 
 
-def test_a_cache_that_is_behind_is_not_believed(series, tmp_path):
-    ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL)
-    behind = shutil.copytree(tmp_path / "scan" / "scan.zarr", tmp_path / "behind")
+def test_a_missing_cache_is_written_again(series, tmp_path):
     ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
-    shutil.rmtree(tmp_path / "scan" / "scan.zarr")
-    shutil.move(behind, tmp_path / "scan" / "scan.zarr")
-    assert ontogeny.open_scan(tmp_path / "scan").dataset.step.values.tolist() == list(STEPS)
+    (cache,) = (tmp_path / "scan").glob("cache-*.zarr")
+    shutil.rmtree(cache)
+    ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    assert cache.is_dir()
+
+
+def test_a_scan_that_grows_does_not_change_one_that_is_open(series, tmp_path):
+    """Zarr reads a chunk that is gone as zeros or NaN, and one that was rewritten as another checkpoint's."""
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0,128", **SMALL)
+    before = ontogeny.open_scan(tmp_path / "scan").dataset
+    loaded = ontogeny.open_scan(tmp_path / "scan").dataset.sel(step=128).load()
+    ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    with pytest.raises(OntogenyError, match="the scan has grown since it was opened: open it again"):
+        before.sel(step=128).load()
+    after = ontogeny.open_scan(tmp_path / "scan").dataset
+    assert after.step.values.tolist() == list(STEPS)
+    np.testing.assert_array_equal(after.sel(step=128).sink_score, loaded.sink_score)
+
+
+def test_a_checkpoint_of_another_shape_fails_alone(series, tmp_path):
+    shutil.rmtree(series / "step16")
+    save_tiny(series / "step16", num_hidden_layers=2)
+    words = (
+        r"its measurements \(.*2 layer.*\) are not of the shape of step0's \(.*3 layer.*\): expected checkpoints of one"
+    )
+    for out in (tmp_path / "scan", None):
+        scan = ontogeny.scan(str(series), out, **SMALL)
+        assert scan.dataset.step.values.tolist() == [0, 1, 128]
+        assert re.search(words, scan.failures["step16"])
+    assert ontogeny.open_scan(tmp_path / "scan").dataset.sizes["checkpoint"] == 3
+
+
+def test_weights_that_changed_since_are_not_passed_off_as_measured(series, tmp_path):
+    ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    save_tiny(series / "step1", seed=99)
+    with pytest.raises(OntogenyError, match="files of step1 have changed since it was measured: remove"):
+        ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    shutil.rmtree(tmp_path / "scan" / "checkpoints" / "step1")
+    assert ontogeny.scan(str(series), tmp_path / "scan", **SMALL).dataset.sizes["checkpoint"] == 4
+
+
+def test_stray_files_are_no_checkpoints(series, tmp_path):
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL)
+    (tmp_path / "scan" / "checkpoints" / ".DS_Store").write_text("")
+    (tmp_path / "scan" / ".DS_Store").write_text("")
+    assert ontogeny.scan(str(series), tmp_path / "scan", **SMALL).dataset.sizes["checkpoint"] == 4
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"format": 1}', '{"format": 2, "settings": {}}'])
+def test_a_damaged_scan_is_said(series, tmp_path, content):
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0", **SMALL)
+    (tmp_path / "scan" / "scan.json").write_text(content)
+    with pytest.raises(OntogenyError, match=r"scan\.json|format"):
+        ontogeny.open_scan(tmp_path / "scan")
+
+
+def test_a_damaged_list_of_failures_is_said(series, tmp_path):
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0", **SMALL)
+    (tmp_path / "scan" / "failures.json").write_text("{")
+    with pytest.raises(OntogenyError, match=r"failures\.json cannot be read .* remove it"):
+        ontogeny.open_scan(tmp_path / "scan")
+
+
+def test_failures_of_other_steps_are_not_this_runs(series, tmp_path):
+    garbage(series / "step16")
+    assert list(ontogeny.scan(str(series), tmp_path / "scan", **SMALL).failures) == ["step16"]
+    assert ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL).failures == {}
+    assert list(ontogeny.open_scan(tmp_path / "scan").failures) == ["step16"]
+
+
+def test_versions_that_differ_between_checkpoints_are_all_named(series, tmp_path, monkeypatch):
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0", **SMALL)
+    monkeypatch.setattr("ontogeny.dynamics.scan.__version__", "9.9")
+    dataset = ontogeny.scan(str(series), tmp_path / "scan", **SMALL).dataset
+    assert dataset.attrs["ontogeny_version"] == f"{ontogeny.__version__}, 9.9"
+
+
+def test_other_definitions_do_not_mix(series, tmp_path, monkeypatch):
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0", **SMALL)
+    monkeypatch.setattr("ontogeny.dynamics.scan.DEFINITIONS", 2)
+    with pytest.raises(OntogenyError, match="definitions 1, not 2"):
+        ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+
+
+def test_the_same_request_in_other_words_goes_on(series, tmp_path):
+    ids = tmp_path / "corpus.jsonl"
+    ids.write_text('{"ids": [5, 6, 7, 8, 9, 5, 6, 7, 8, 9]}\n' * 3)
+    request = {"sequences": 3, "length": 10}
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0", corpus=str(ids), **request)
+    moved = ids.rename(tmp_path / "moved.jsonl")
+    probes = ("massive", "sinks", "waivers", "sinks")
+    again = ontogeny.scan(str(series), tmp_path / "scan", steps="1", corpus=str(moved), probes=probes, **request)
+    assert again.dataset.step.values.tolist() == [0, 1]
+
+
+def test_what_is_assumed_is_noted(series, tmp_path):
+    progress = Count()
+    ontogeny.scan(str(series), steps="0", progress=progress, **SMALL)
+    assert progress.notes == ["tiny has no tokenizer: it is measured on random token ids"]
+    tiny_falcon().save_pretrained(tmp_path / "falcon" / "step5")
+    ontogeny.scan(str(tmp_path / "falcon"), corpus="random", progress=progress, **SMALL)
+    assert progress.notes[1].startswith("step5: attention is unavailable: FalconModel")
+
+
+def test_a_scan_says_what_it_is(series):
+    scan = ontogeny.scan(str(series), **SMALL)
+    assert repr(scan) == "<Scan of tiny: 4 checkpoints, 18 variables, 0 failed, at None>"
 
 
 class Count(Progress):
@@ -115,7 +220,7 @@ def test_a_scan_is_extended_without_measuring_again(series, tmp_path):
 
 def test_steps_that_are_absent_are_said(series):
     progress = Count()
-    ontogeny.scan(str(series), steps="0,5,16", progress=progress, **SMALL)
+    ontogeny.scan(str(series), steps="0,5,16", corpus="random", progress=progress, **SMALL)
     assert progress.notes == ["not in the series, left out: steps 5"]
 
 
@@ -207,7 +312,7 @@ def test_a_folder_with_other_files_is_refused(series, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(OntogenyError, match=r"holds files that are no scan \(notes.txt, tiny\)"):
         ontogeny.scan(str(series), tmp_path, **SMALL)
-    assert sorted(p.name for p in tmp_path.iterdir() if p.name != "lock") == ["notes.txt", "tiny"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt", "tiny"]
 
 
 def test_an_output_that_cannot_be_made_is_refused(series, tmp_path):
@@ -268,6 +373,8 @@ def test_a_model_without_the_interface_is_measured_on_its_residual_stream(tmp_pa
         ({"steps": "one"}, "cannot be read"),
         ({"probes": ("sink",)}, "unknown probe sink"),
         ({"positions": 0}, "at least one position"),
+        ({"batch_size": 0}, "at least one sequence in a batch"),
+        ({"batch_size": -1}, "at least one sequence in a batch"),
         ({"dtype": "float8"}, "float8"),
         ({"device": "abacus"}, "abacus"),
     ],
@@ -282,9 +389,14 @@ def test_opening_what_is_no_scan(tmp_path):
         ontogeny.open_scan(tmp_path)
 
 
-def test_a_consolidated_scan_opens_in_milliseconds(series, tmp_path):
-    ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
-    ontogeny.open_scan(tmp_path / "scan")
-    begin = time.perf_counter()
-    ontogeny.open_scan(tmp_path / "scan")
-    assert time.perf_counter() - begin < 0.5
+def test_more_tokens_than_positions_are_refused_before_anything_is_measured(tmp_path):
+    save_tiny(tmp_path / "gpt2" / "step0", "gpt2", n_positions=32)
+    with pytest.raises(UsageError, match=r"gpt2 has 32 positions, sequences of 33 tokens .* use --length 32"):
+        ontogeny.scan(str(tmp_path / "gpt2"), tmp_path / "scan", sequences=2, length=33)
+    assert not (tmp_path / "scan").exists()
+    assert ontogeny.scan(str(tmp_path / "gpt2"), sequences=2, length=32).dataset.attrs["length"] == 32
+
+
+def test_positions_end_with_the_sequence(series):
+    dataset = ontogeny.scan(str(series), positions=100, **SMALL).dataset
+    assert dataset.attrs["positions"] == dataset.sizes["position"] == 20

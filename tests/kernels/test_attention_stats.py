@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ontogeny.errors import OntogenyError
-from ontogeny.kernels import AttentionStats, attention_stats, blocked
+from ontogeny.kernels import AttentionStats, attention_stats
+from tests.meter import peak_bytes
 
 FIELDS = ("output", "lse", "entropy", "row_max", "participation", "mass", "column_mass", "visible_rows", "distance")
 
@@ -207,22 +208,13 @@ def test_low_precision_inputs_are_reduced_in_float32(dtype):
 
 
 def test_memory_does_not_grow_with_the_square_of_the_length():
-    largest = 0
-    original = torch.bmm
+    def peak(length):
+        arguments = problem(seed=7, length=length, heads=2, kv_heads=2, batch=2, causal=True)
+        return peak_bytes(lambda: attention_stats(**arguments))
 
-    def watched(a, b):
-        nonlocal largest
-        result = original(a, b)
-        largest = max(largest, result.numel())
-        return result
-
-    arguments = problem(seed=7, length=1500, heads=2, kv_heads=2, batch=2, causal=True)
-    torch.bmm = watched
-    try:
-        attention_stats(**arguments)
-    finally:
-        torch.bmm = original
-    assert 0 < largest <= blocked.BLOCK_SCORES < 4 * 1500 * 1500
+    one_map = 2 * 2 * 3000 * 3000 * 8
+    assert peak(3000) < one_map / 4
+    assert peak(3000) < 2.6 * peak(1500)
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,8 @@ def test_the_first_head_above_one_half_is_named() -> None:
     dataset["sink_rate"].loc[{**at, "layer": 0, "head": 1}] = np.array([0, 0.2, 0.45, 0.9])[:, None]
     assert summarise(dataset)[0] == (
         "Attention sinks emerged: the sink rate at position 0 (ε = 0.3) first exceeds 0.5 at step 100, in layer 1, "
-        "head 0. At the last checkpoint it does so in 2 of 4 heads; the highest is 0.90, in layer 0, head 1, at step "
-        "1,000."
+        "head 0. At the last checkpoint it does so in 2 of 4 heads; over all checkpoints the "
+        "highest is 0.90, in layer 0, head 1, first at step 1,000."
     )
 
 
@@ -120,3 +120,8 @@ def test_a_drained_sink_is_told_with_its_head() -> None:
     told = summarise(dataset.assign(value_norm=(dims, norms), waiver_rate=(dims, rates)))
     assert any("in 1 of 4 heads; its smallest value norm is 0.07" in one and "layer 1, head 0" in one for one in told)
     assert not any("waiver" in one for one in summarise(dataset))
+
+
+def test_short_sequences_make_no_claim() -> None:
+    told = summarise(scan_dataset().assign_attrs(length=8))[0]
+    assert told == "Sequences of 8 tokens are too short to tell an attention sink from even attention."

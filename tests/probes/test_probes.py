@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from ontogeny.dynamics.measure import measure
 from ontogeny.dynamics.progress import Progress
 from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.probes import ProbeSettings, make_probes
+from ontogeny.probes.capture import capture
 from ontogeny.probes.capture.support import sampled_rows
 from ontogeny.probes.massive import is_massive
-from ontogeny.probes.sinks import EPSILONS, head_classes, rows_needed
+from ontogeny.probes.scores import rows_needed
+from ontogeny.probes.sinks import EPSILONS, head_classes
 from tests.models import tiny, tiny_falcon, token_ids
 
 SEQUENCES, LENGTH = 5, 40
@@ -104,19 +107,19 @@ def test_massive_equals_loops_over_the_residual_stream(family):
 def test_waivers_equal_loops_over_values(family, monkeypatch):
     monkeypatch.setattr("ontogeny.probes.waivers.WAIVER_EPSILON", 0.05)
     monkeypatch.setattr("ontogeny.probes.waivers.WAIVER_VALUE", 0.9)
-    found = measured(tiny(family), names=("waivers", "sinks"))
+    found = measured(tiny(family), names=("waivers", "sinks"), positions=None)
     maps, _ = eager_maps(tiny(family))
     norms = value_norms(tiny(family).double())
-    waivers = np.zeros((3, 4, 16))
+    waivers = np.zeros((3, 4, LENGTH))
     for layer in range(3):
         for head in range(4):
             relative = np.array([n[layer][head] / n[layer][head].mean() for n in norms])
             at = {"layer": layer, "head": head}
-            np.testing.assert_allclose(found.value_norm.sel(at), relative[:, :16].mean(0), rtol=1e-5)
+            np.testing.assert_allclose(found.value_norm.sel(at), relative.mean(0), rtol=1e-5)
             for n, a in enumerate(maps):
-                seeing = np.array([LENGTH if family == "bert" else LENGTH - k for k in range(16)])
-                alpha = a[layer, head, :, :16].sum(0) / seeing
-                waivers[layer, head] += (alpha > 0.05) & (relative[n, :16] < 0.9)
+                seeing = np.array([LENGTH if family == "bert" else LENGTH - k for k in range(LENGTH)])
+                alpha = a[layer, head].sum(0) / seeing
+                waivers[layer, head] += (seeing >= 16) & (alpha > 0.05) & (relative[n] < 0.9)
     np.testing.assert_allclose(found.waiver_rate, waivers / SEQUENCES)
     assert 0 < found.waiver_rate.mean() < 1
 
@@ -214,6 +217,30 @@ def test_where_attention_is_unavailable_the_residual_stream_is_measured_and_it_i
 def test_where_only_attention_was_asked_for_and_is_unavailable_that_is_an_error():
     with pytest.raises(OntogenyError, match=r"unavailable: FalconModel.*add --probes massive"):
         measured(tiny_falcon(), names=("sinks",))
+
+
+def test_a_median_of_zero_gives_an_infinite_ratio_and_no_warning():
+    model = tiny("gpt_neox")
+    model.gpt_neox.embed_in.weight.zero_()
+    model.gpt_neox.embed_in.weight[7, 3] = 1.0
+    ratio = measured(model).massive_ratio.sel(depth=0)
+    has_token = (token_ids(SEQUENCES, LENGTH) == 7).any(1).numpy()
+    assert np.isinf(ratio[has_token]).all() and ratio[~has_token].isnull().all()
+
+
+def test_layers_with_different_numbers_of_heads_are_refused():
+    trace = capture(tiny("llama"), token_ids(1, 20))
+    layer = trace.layers[0]
+    narrow = replace(layer, column_mass=layer.column_mass[:, :2], visible_rows=layer.visible_rows[:, :2])
+    uneven = replace(trace, layers=(narrow, *trace.layers[1:]))
+    for probe in make_probes(["sinks", "waivers"], ProbeSettings(20)).values():
+        with pytest.raises(OntogenyError, match="between 2 and 4 heads"):
+            probe.reduce(uneven)
+
+
+def test_probes_come_in_the_tables_order_and_once():
+    assert list(make_probes(["massive", "sinks", "massive"], ProbeSettings(20))) == ["sinks", "massive"]
+    assert list(make_probes(None, ProbeSettings(20))) == ["sinks", "waivers", "massive"]
 
 
 def test_unknown_probes_are_refused():

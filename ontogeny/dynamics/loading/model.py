@@ -54,14 +54,14 @@ def available_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except Exception as error:  # each kind of device fails in its own way
         raise UsageError(f"device {name!r} is not available: choose one of {_devices()}") from error
-    if device.type == "meta":
-        raise UsageError(f"device {name!r} holds no numbers: choose one of {_devices()}")
+    if device.type in ("meta", "mps"):
+        lacks = "holds no numbers" if device.type == "meta" else "has no float64, which sums are taken in"
+        raise UsageError(f"device {name!r} {lacks}: choose one of {_devices()}")
     return device
 
 
 def _devices() -> str:
-    names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-    return ", ".join([*names, "mps"] if torch.backends.mps.is_available() else names)
+    return ", ".join(["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))])
 
 
 def _read_folder(path: Path, dtype: torch.dtype) -> tuple[PreTrainedModel, Mapping[str, Any]]:

@@ -25,7 +25,7 @@ def open_gguf(path: Path) -> Series:
     return Series(
         source=str(path),
         name=path.stem,
-        checkpoints=(Checkpoint(name=path.stem, step=UNKNOWN_STEP, fetch=lambda: path),),
+        checkpoints=(Checkpoint(name=path.stem, step=UNKNOWN_STEP, fetch=lambda: path, modified=path.stat().st_mtime),),
         arch=ArchSpec.from_config(read_gguf_config(path).to_dict()),
         tokenizer=partial(_tokenizer, path),
         quantisation=quantisation(header),

@@ -163,7 +163,10 @@ def _steps(names: Iterable[str]) -> dict[int, str]:
 
 
 def _not_cached(what: str) -> str:
-    return f"{what} is not wholly in the local cache, and HF_HUB_OFFLINE is set: unset it to download"
+    return (
+        f"{what} is not wholly in the local cache of the Hub, and HF_HUB_OFFLINE is set: unset it to download "
+        "(or is a folder meant? there is none of that name here)"
+    )
 
 
 def _explained(repository: str, error: Exception) -> str:
@@ -187,6 +190,6 @@ def _explained(repository: str, error: Exception) -> str:
     if constants.is_offline_mode():
         return _not_cached(repository)
     return (
-        f"the Hub could not be asked for {repository} ({reason(error)}): check the network and try again, or set "
-        "HF_HUB_OFFLINE=1 to use what is in the local cache"
+        f"the Hub could not be asked for {repository}, which is no folder here ({reason(error)}): check the network "
+        "and try again, or set HF_HUB_OFFLINE=1 to use what is in the local cache"
     )

@@ -67,7 +67,8 @@ def _holds_checkpoint(folder: Path) -> bool:
 
 
 def _checkpoint(folder: Path, step: int) -> Checkpoint:
-    return Checkpoint(name=folder.name, step=step, fetch=lambda: folder)
+    modified = max(entry.stat().st_mtime for entry in folder.iterdir() if entry.is_file())
+    return Checkpoint(name=folder.name, step=step, fetch=lambda: folder, modified=modified)
 
 
 def _ordered(folder: Path, inside: list[Path]) -> tuple[Checkpoint, ...]:

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
-from typing import TYPE_CHECKING
 
+from ontogeny.dynamics import backcopy
+from ontogeny.dynamics.pocket import SHIPPED, SHIPPED_RECIPE
 from ontogeny.dynamics.series import Series
 from ontogeny.dynamics.sources.local import open_local
 from ontogeny.errors import OntogenyError
 
-if TYPE_CHECKING:
-    import numpy as np
-
 
 def open_pocket() -> Series:
     """The embedded series, measured on its own task. Raises OntogenyError where the installation lacks its files."""
-    folder = pocket_folder()
-    if not folder.is_dir():
-        raise OntogenyError(f"the installed package lacks the pocket series at {folder}: install ontogeny again")
-    return replace(open_local(folder), source="pocket", name="pocket", task=_task)
-
-
-def pocket_folder() -> Path:
-    """Where the embedded checkpoints lie."""
-    return Path(str(files("ontogeny"))) / "data" / "pocket"
-
-
-def _task(sequences: int, length: int) -> np.ndarray:
-    from ontogeny.dynamics.backcopy import sample
-
-    return sample(sequences, length)
+    if not SHIPPED.is_dir():
+        raise OntogenyError(f"the installed package lacks the pocket series at {SHIPPED}: install ontogeny again")
+    series = open_local(SHIPPED)
+    batch_tokens = SHIPPED_RECIPE.batch_size * backcopy.LENGTH
+    return replace(
+        series,
+        source="pocket",
+        name="pocket",
+        checkpoints=tuple(
+            replace(one, tokens=float(one.step * batch_tokens), modified=None) for one in series.checkpoints
+        ),
+        arch=replace(
+            series.arch, dtype="float32", batch_tokens=batch_tokens, init="normal(0.02)", seed=SHIPPED_RECIPE.seed
+        ),
+        tokenizer=lambda: None,
+        task=backcopy.sample,
+    )

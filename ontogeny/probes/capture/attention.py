@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from ontogeny.errors import OntogenyError
 from ontogeny.kernels import AttentionStats, attention_stats
-from ontogeny.probes.capture.masks import Pattern, padding_mask, read_pattern, sliding_window
+from ontogeny.probes.capture.masks import Pattern, read_pattern
 from ontogeny.probes.capture.support import sampled_rows, support_size
 from ontogeny.probes.capture.trace import AttentionTrace
 
@@ -37,14 +38,53 @@ HARMLESS = frozenset(
 )
 
 
+@dataclass(frozen=True)
+class IssuedMask:
+    """A mask that a model was handed for its layers: the padding (B, S), and the pattern that it stands for."""
+
+    valid: Tensor
+    pattern: Pattern
+
+
 class AttentionRecorder:
-    """Keeps one `AttentionTrace` for each attention module of a pass, and the patterns that were built and used."""
+    """Keeps one `AttentionTrace` for each attention module of a pass, and the masks that the pass was handed."""
 
     def __init__(self, modules: list[nn.Module]) -> None:
         self.modules = modules
         self.traces: dict[nn.Module, list[AttentionTrace]] = {module: [] for module in modules}
-        self.built: set[Pattern] = set()
-        self.used: set[Pattern] = set()
+        self.issued: dict[int, IssuedMask] = {}
+
+    @property
+    def ran(self) -> bool:
+        """Whether any attention module came by."""
+        return any(self.traces.values())
+
+    def issue(self, valid: Tensor, pattern: Pattern) -> Tensor:
+        """Remember which pattern the mask `valid` stands for, and return it for the model to hand to its layers."""
+        self.issued[id(valid)] = IssuedMask(valid, pattern)
+        return valid
+
+    def padding(self, module: nn.Module, mask: Tensor | None, pattern: Pattern) -> Tensor | None:
+        """The padding of a call, None where there is none.
+
+        Raises OntogenyError where the mask is not one that was issued, or stands for another pattern than the
+        attention is about to use.
+        """
+        name = type(module).__name__
+        if mask is None:
+            return None
+        issued = self.issued.get(id(mask))
+        if issued is None:
+            raise OntogenyError(
+                f"{name} got an attention mask of its model's own making, of shape {tuple(mask.shape)}, which is not "
+                "measured here: scan with --probes massive"
+            )
+        if issued.pattern != pattern:
+            raise OntogenyError(
+                f"{name} was handed the mask of {issued.pattern} but runs as {pattern}: its statistics would be "
+                "wrong; scan with --probes massive"
+            )
+        return None if bool(mask.all()) else mask
 
     @contextmanager
     def hooked(self, model: PreTrainedModel) -> Iterator[None]:
@@ -64,7 +104,6 @@ class AttentionRecorder:
         """Reduce one call's statistics and values; a module that no block owns raises OntogenyError."""
         if module not in self.traces:
             raise OntogenyError(f"attention ran in {type(module).__name__}, which is no block's own attention module")
-        self.used.add(pattern)
         self.traces[module].append(_reduce(stats, value, pattern))
 
     def finish(self) -> tuple[AttentionTrace, ...]:
@@ -74,12 +113,8 @@ class AttentionRecorder:
             layer, calls = wrong[0]
             raise OntogenyError(
                 f"the attention of layer {layer} was seen {calls} times in one pass, expected once "
-                f"({len(wrong)} of {len(self.modules)} layers are so): its statistics would be wrong"
-            )
-        if self.built and self.built != self.used:
-            raise OntogenyError(
-                f"the model built attention masks for {_say(self.built)} but its attention ran as {_say(self.used)}: "
-                "its statistics would be wrong; scan with --probes massive"
+                f"({len(wrong)} of {len(self.modules)} layers are so): its statistics would be wrong; "
+                "scan with --probes massive"
             )
         return tuple(self.traces[module][0] for module in self.modules)
 
@@ -108,13 +143,10 @@ def _attention(
             f"{type(module).__name__} hands `{what}` to its attention, which changes the scores in a way that is not "
             "measured here: scan with --probes massive"
         )
-    if attention_mask is not None and attention_mask.ndim != 2:
-        raise OntogenyError(
-            f"expected a padding mask of two dimensions, {type(module).__name__} got {tuple(attention_mask.shape)}"
-        )
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     length = key.shape[2]
     pattern = Pattern.of(causal, sliding_window, length)
+    recorder = _recorder.get()
     stats = attention_stats(
         query,
         key,
@@ -124,10 +156,10 @@ def _attention(
         window=pattern.window,
         softcap=softcap,
         sinks=s_aux,
-        mask=attention_mask,
+        mask=recorder.padding(module, attention_mask, pattern),
         rows=torch.tensor(sampled_rows(length), device=query.device),
     )
-    _recorder.get().record(module, stats, value, pattern)
+    recorder.record(module, stats, value, pattern)
     return stats.output.transpose(1, 2).contiguous(), None
 
 
@@ -139,11 +171,15 @@ def _mask(
     attention_mask: Tensor | None = None,
     device: torch.device | None = None,
     **others: Any,
-) -> Tensor | None:
+) -> Tensor:
     where = device or torch.device("cpu")
-    pattern = read_pattern(mask_function, batch_size, q_length, kv_length, sliding_window(others), where)
-    _recorder.get().built.add(pattern)
-    return padding_mask(attention_mask, kv_length)
+    window = others.get("local_size")
+    pattern = read_pattern(mask_function, batch_size, q_length, kv_length, window, where)
+    if attention_mask is None:
+        valid = torch.ones(batch_size, kv_length, dtype=torch.bool, device=where)
+    else:
+        valid = attention_mask[:, -kv_length:].bool().clone()
+    return _recorder.get().issue(valid, pattern)
 
 
 def _reduce(stats: AttentionStats, value: Tensor, pattern: Pattern) -> AttentionTrace:
@@ -167,10 +203,6 @@ def _reduce(stats: AttentionStats, value: Tensor, pattern: Pattern) -> Attention
         support=support_size(stats.rows),
         row_length=row_length,
     )
-
-
-def _say(patterns: set[Pattern]) -> str:
-    return " and ".join(sorted(map(str, patterns)))
 
 
 AttentionInterface.register(NAME, _attention)

@@ -1,10 +1,9 @@
-"""The mask function that transformers calls for Ontogeny's attention: padding as (B, S), the pattern checked."""
+"""Which keys a query may see: the patterns that can be measured, recognised in a model's own mask function."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,16 +63,3 @@ def read_pattern(
             "pass unpacked sequences, or scan with --probes massive"
         )
     return min(candidates, key=lambda one: (not one.causal, one.window or 0))
-
-
-def padding_mask(attention_mask: Tensor | None, keys: int) -> Tensor | None:
-    """The padding as bool (B, S), or None where there is none."""
-    if attention_mask is None or bool(attention_mask.all()):
-        return None
-    return attention_mask[:, -keys:].bool()
-
-
-def sliding_window(arguments: dict[str, Any]) -> int | None:
-    """The window that transformers states beside a mask function, in keys."""
-    window = arguments.get("local_size")
-    return None if window is None else int(window)

@@ -36,12 +36,17 @@ def find_attention(model: PreTrainedModel, blocks: list[nn.Module]) -> list[nn.M
     declared = _recorded(model, "attentions")
     name = type(model).__name__
     if not declared:
-        return f"{name} computes its attention without transformers' AttentionInterface"
+        return outside_the_interface(model)
     inside = [[module for module in block.modules() if module in declared] for block in blocks]
     numbers = sorted({len(found) for found in inside})
     if numbers != [1]:
-        return f"{name} has {' or '.join(map(str, numbers))} attention modules in a block, expected one"
+        return f"unavailable: {name} has {' or '.join(map(str, numbers))} attention modules in a block, expected one"
     return [found[0] for found in inside]
+
+
+def outside_the_interface(model: PreTrainedModel) -> str:
+    """The reason why nothing is seen of a model that computes its attention in its own way."""
+    return f"unavailable: {type(model).__name__} computes its attention without transformers' AttentionInterface"
 
 
 def _recorded(model: PreTrainedModel, what: str) -> list[nn.Module]:

@@ -9,12 +9,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.attention import AttentionRecorder
-from ontogeny.probes.capture.modules import find_attention, find_blocks
+from ontogeny.probes.capture.modules import find_attention, find_blocks, outside_the_interface
 from ontogeny.probes.capture.residual import ResidualRecorder
-from ontogeny.probes.capture.trace import CAPTURED, Trace
+from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, Trace
 
 ATTENTION = "attention"
 RESIDUAL = "residual"
@@ -39,24 +40,25 @@ def capture(
     base = cast(PreTrainedModel, model.base_model)
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     blocks = find_blocks(base)
-    attention = find_attention(base, blocks)
-    attention_recorder = None if isinstance(attention, str) else AttentionRecorder(attention)
-    residual_recorder = ResidualRecorder(None if bool(mask.all()) else mask.bool())
+    found = find_attention(base, blocks) if ATTENTION in needs else NOT_ASKED
+    attention = None if isinstance(found, str) else AttentionRecorder(found)
+    residual = ResidualRecorder(None if bool(mask.all()) else mask.bool())
     with ExitStack() as hooks:
-        if ATTENTION in needs and attention_recorder is not None:
-            hooks.enter_context(attention_recorder.hooked(base))
+        if attention is not None:
+            hooks.enter_context(attention.hooked(base))
         if RESIDUAL in needs:
-            hooks.enter_context(residual_recorder.hooked(blocks))
+            hooks.enter_context(residual.hooked(blocks))
         if on_block is not None:
             hooks.enter_context(_announced(blocks, on_block))
-        last = base(input_ids=input_ids, attention_mask=mask, use_cache=False).last_hidden_state
-    _check_finite(last, mask)
-    _check_blocks(residual_recorder, blocks, needs)
-    layers = attention_recorder.finish() if ATTENTION in needs and attention_recorder is not None else ()
+        output = base(input_ids=input_ids, attention_mask=mask, use_cache=False)
+    _check_finite(output, mask)
+    _check_blocks(residual, blocks, needs)
+    if attention is not None and not attention.ran:
+        attention, found = None, outside_the_interface(base)
     return Trace(
-        layers=layers,
-        depths=tuple(residual_recorder.depths),
-        attention=f"unavailable: {attention}" if isinstance(attention, str) else CAPTURED,
+        layers=() if attention is None else attention.finish(),
+        depths=tuple(residual.depths),
+        attention=found if isinstance(found, str) else CAPTURED,
     )
 
 
@@ -72,11 +74,14 @@ def _announced(blocks: list[nn.Module], on_block: Callable[[int], None]) -> Iter
             handle.remove()
 
 
-def _check_finite(last: Tensor, mask: Tensor) -> None:
+def _check_finite(output: ModelOutput, mask: Tensor) -> None:
+    last = output.get("last_hidden_state")
+    if last is None:
+        raise OntogenyError(f"the model gave a {type(output).__name__} without a last hidden state: cannot be measured")
     if not bool(last[mask.bool()].isfinite().all()):
         raise OntogenyError(
-            "the forward pass gave values that are not finite: expected finite weights and a dtype with enough range; "
-            "check the checkpoint, or scan with --dtype float32"
+            "the forward pass gave values that are not finite: expected sound weights, and a dtype with their range "
+            "(float16 overflows where float32 does not)"
         )
 
 

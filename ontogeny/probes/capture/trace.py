@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 CAPTURED = "captured"
+NOT_ASKED = "not asked for"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ResidualTrace:
 class Trace:
     """One forward pass: `layers` holds L attention traces, `depths` L + 1 residual traces, or neither if not asked for.
 
-    `attention` is `captured`, or `unavailable: ` and the reason; then `layers` is empty.
+    `attention` is `captured`, else `layers` is empty: `not asked for`, or `unavailable: ` and the reason.
     """
 
     layers: tuple[AttentionTrace, ...]

@@ -93,9 +93,9 @@ def test_opening_downloads_one_config_and_nothing_else(hub: Hub, cache: Path) ->
 
 
 def test_the_architecture_is_the_last_revisions(hub: Hub, cache: Path, repository: Repository) -> None:
-    config = json.loads(repository.branches["step512"]["config.json"]) | {"initializer_range": 0.5}
+    config = json.loads(repository.branches["step512"]["config.json"]) | {"intermediate_size": 96}
     repository.branches["step512"] = repository.branches["step512"] | {"config.json": json.dumps(config).encode()}
-    assert opened(hub, cache).arch.init == "normal(0.5)"
+    assert opened(hub, cache).arch.ffn == 96
 
 
 def test_each_checkpoint_loads_its_own_weights(hub: Hub, cache: Path) -> None:
@@ -252,7 +252,7 @@ def test_a_hub_that_does_not_answer(repository: Repository, cache: Path, trouble
 
 def assert_unanswered(hub: Hub, cache: Path, series: Series) -> None:
     for call in (lambda: opened(hub, cache), series.checkpoints[1].fetch, series.tokenizer):
-        with pytest.raises(OntogenyError, match=f"Hub could not be asked for {ID} .*set HF_HUB_OFFLINE=1"):
+        with pytest.raises(OntogenyError, match=f"Hub could not be asked for {ID}, .*set HF_HUB_OFFLINE=1"):
             call()
 
 
@@ -290,7 +290,7 @@ def test_offline_without_a_cache(hub: Hub, cache: Path, monkeypatch: pytest.Monk
     go_offline(monkeypatch)
     name = "owner/other" if cached == "another repository" else ID
     with pytest.raises(
-        OntogenyError, match=f"{name} is not wholly in the local cache, and HF_HUB_OFFLINE is set: unset"
+        OntogenyError, match=f"{name} is not wholly in the local cache of the Hub, and HF_HUB_OFFLINE is set: unset"
     ):
         open_hub(name, endpoint=hub.endpoint, cache_dir=cache)
 

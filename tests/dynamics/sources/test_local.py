@@ -134,8 +134,8 @@ def test_a_checkpoint_that_lacks_a_file_stays_in_the_series_and_fails_alone(tmp_
 
 def test_the_architecture_is_the_last_checkpoints(tmp_path: Path, one: Path) -> None:
     run_of(tmp_path, one, "step1", "step2")
-    edit_config(tmp_path / "step2", initializer_range=0.5)
-    assert open_local(tmp_path).arch.init == "normal(0.5)"
+    edit_config(tmp_path / "step2", intermediate_size=96)
+    assert open_local(tmp_path).arch.ffn == 96
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

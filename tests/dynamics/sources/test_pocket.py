@@ -16,7 +16,7 @@ from tests.checkpoint_folders import save_tiny
 def test_it_is_a_folder_series_with_a_task_and_no_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for step in (16, 0):
         save_tiny(tmp_path / f"step{step}")
-    monkeypatch.setattr(pocket, "pocket_folder", lambda: tmp_path)
+    monkeypatch.setattr(pocket, "SHIPPED", tmp_path)
     series = open_series("pocket")
     assert (series.source, series.name, series.default_steps) == ("pocket", "pocket", "all")
     assert [checkpoint.step for checkpoint in series.checkpoints] == [0, 16]
@@ -26,14 +26,8 @@ def test_it_is_a_folder_series_with_a_task_and_no_tokenizer(tmp_path: Path, monk
     series.checkpoints[1].load()
 
 
-def test_it_lies_in_the_installed_package() -> None:
-    import ontogeny.errors
-
-    assert pocket.pocket_folder() == Path(ontogeny.errors.__file__).parent / "data" / "pocket"
-
-
 def test_an_installation_without_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pocket, "pocket_folder", lambda: tmp_path / "gone")
+    monkeypatch.setattr(pocket, "SHIPPED", tmp_path / "gone")
     with pytest.raises(OntogenyError, match=r"lacks the pocket series .*install ontogeny again"):
         open_series("pocket")
 
@@ -41,5 +35,7 @@ def test_an_installation_without_it_says_so(tmp_path: Path, monkeypatch: pytest.
 def test_the_shipped_series_runs_from_step_0_and_loads() -> None:
     series = open_series("pocket")
     assert 16 <= len(series.checkpoints) <= 22
-    assert series.checkpoints[0].step == 0
+    assert (series.checkpoints[0].step, series.checkpoints[0].tokens) == (0, 0)
+    assert (series.checkpoints[-1].step, series.checkpoints[-1].tokens) == (10_000, 10_000 * 16 * 64)
+    assert (series.arch.dtype, series.arch.batch_tokens, series.arch.seed) == ("float32", 1024, 0)
     assert series.checkpoints[-1].load().config.vocab_size == series.arch.vocab
