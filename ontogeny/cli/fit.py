@@ -43,7 +43,7 @@ def fit(folder: Folder, metric: Metric = "massive_ratio", as_json: Json = False)
     console = Console(highlight=False, emoji=False)
     console.print(table)
     if "not identifiable" in fits["verdict"].values:
-        console.print("not identifiable: the curve is the best one, but the data leave its parameters open")
+        console.print("not identifiable: the curve fits, its parameters stay open (docs/fitting.md)")
     return 0
 
 

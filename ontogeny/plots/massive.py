@@ -10,7 +10,7 @@ import xarray as xr
 
 from ontogeny.dataset import RATIO_OF_MEANS, HasDataset
 from ontogeny.errors import OntogenyError
-from ontogeny.fitting import evaluate
+from ontogeny.fitting import Verdict, evaluate
 from ontogeny.plots.axes import StepAxis, checkpoint_labels, place, step_axis, whole_numbers
 from ontogeny.plots.key import add_depth_key
 from ontogeny.plots.measurements import (
@@ -31,7 +31,7 @@ from ontogeny.plots.theme import (
 RATIO = "max|h| / median|h|"
 _CURVE_POINTS = 160
 _LEGEND_AT_MOST = 6
-_SOUND = ("ok", "not identifiable")  # verdicts whose curve is the best one; others are dotted
+_BEST = (Verdict.OK, Verdict.NOT_IDENTIFIABLE)  # verdicts whose curve is the best one; others are dotted
 
 
 def massive_ratio(scan: xr.Dataset | HasDataset, fits: xr.Dataset | None = None) -> go.Figure:
@@ -146,7 +146,7 @@ def _curve(fits: xr.Dataset, depth: int, steps: np.ndarray) -> _Curve | None:
     t = np.clip(10**positions - 1, steps[0], steps[-1])
     verdict = str(row["verdict"].item())
     r2 = f", R² {float(row['r2']):.3f}" if np.isfinite(row["r2"]) else ""
-    return _Curve(positions, evaluate(row, t).values, verdict in _SOUND, f"{escape(verdict)}{r2}")
+    return _Curve(positions, evaluate(row, t).values, verdict in _BEST, f"{escape(verdict)}{r2}")
 
 
 def _add_curve(fig: go.Figure, curve: _Curve, depth: int, colour: str, **where: object) -> None:

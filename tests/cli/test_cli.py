@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import ontogeny
 from ontogeny.cli.main import app
 from ontogeny.cli.progress import DrawnProgress
 from ontogeny.version import __version__
@@ -106,6 +107,16 @@ def test_report_of_a_model_whose_attention_is_not_seen(tmp_path):
     assert run("scan", tmp_path / "falcon", "--out", tmp_path / "scan", *SMALL).exit_code == 0
     assert run("report", tmp_path / "scan", "--out", tmp_path / "report.html").exit_code == 0
     assert "FalconModel computes its attention without" in (tmp_path / "report.html").read_text()
+
+
+def test_the_demo_shows_sinks_emerge(tmp_path):
+    result = run("demo", "--out", tmp_path / "demo")
+    assert result.exit_code == 0
+    assert result.stdout.rstrip().endswith(f"the report is in {tmp_path / 'demo' / 'report.html'}")
+    assert "massive_ratio of pocket: ratio of means" in result.stdout
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "Attention sinks emerged: the sink rate at position 0 (ε = 0.3) first exceeds 0.5 at step 96" in page
+    assert ontogeny.open_scan(tmp_path / "demo" / "pocket").dataset.sizes["checkpoint"] == 20
 
 
 def test_report_of_sinks_alone(made, tmp_path):

@@ -40,10 +40,11 @@ HARMLESS = frozenset(
 
 @dataclass(frozen=True)
 class IssuedMask:
-    """A mask that a model was handed for its layers: the padding (B, S), and the pattern that it stands for."""
+    """A mask that a model was handed for its layers: what is no padding (B, S), and the pattern that it stands for."""
 
     valid: Tensor
     pattern: Pattern
+    padded: bool
 
 
 class AttentionRecorder:
@@ -61,7 +62,7 @@ class AttentionRecorder:
 
     def issue(self, valid: Tensor, pattern: Pattern) -> Tensor:
         """Remember which pattern the mask `valid` stands for, and return it for the model to hand to its layers."""
-        self.issued[id(valid)] = IssuedMask(valid, pattern)
+        self.issued[id(valid)] = IssuedMask(valid, pattern, not bool(valid.all()))
         return valid
 
     def padding(self, module: nn.Module, mask: Tensor | None, pattern: Pattern) -> Tensor | None:
@@ -84,7 +85,7 @@ class AttentionRecorder:
                 f"{name} was handed the mask of {issued.pattern} but runs as {pattern}: its statistics would be "
                 "wrong; scan with --probes massive"
             )
-        return None if bool(mask.all()) else mask
+        return mask if issued.padded else None
 
     @contextmanager
     def hooked(self, model: PreTrainedModel) -> Iterator[None]:
