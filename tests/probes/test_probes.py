@@ -17,7 +17,7 @@ from ontogeny.probes import ProbeSettings, make_probes
 from ontogeny.probes.capture import capture
 from ontogeny.probes.capture.support import sampled_rows
 from ontogeny.probes.massive import is_massive
-from ontogeny.probes.scores import rows_needed
+from ontogeny.probes.scores import rows_needed, sink_scores
 from ontogeny.probes.sinks import EPSILONS, head_classes
 from tests.models import tiny, tiny_falcon, token_ids
 
@@ -186,6 +186,13 @@ def test_rows_that_a_top_sink_needs(length, rows):
 def test_head_classes_by_their_bounds(share, expected):
     assert head_classes(np.full((2, 1, 1, 16), share), length=256).tolist() == [[expected]]
     assert head_classes(np.full((2, 1, 1, 16), share), length=255).tolist() == [[0]]
+
+
+@pytest.mark.parametrize(("length", "last"), [(64, 48), (65, 48), (20, 4), (100, 75)])
+def test_the_last_key_that_may_be_a_sink_has_just_rows_enough(length, last):
+    scores = sink_scores(capture(tiny("llama", max_position_embeddings=128), token_ids(1, length)), length)
+    assert scores.eligible[0, 0, 0].nonzero().max() == last
+    assert scores.visible[0, 0, 0, last] == rows_needed(length)
 
 
 def test_a_uniform_head_is_of_class_one():
