@@ -195,8 +195,9 @@ def test_a_traceback_only_with_debug(tmp_path, debug):
 
 
 def test_a_real_interrupt_ends_with_130_and_the_scan_goes_on(made, tmp_path):
-    """SIGINT from outside, once the first checkpoint is measured."""
-    command = [sys.executable, "-c", "from ontogeny.cli.main import main; main()"]
+    """SIGINT from outside, once the first checkpoint is measured; a test run in the background may have it ignored."""
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heed}; from ontogeny.cli.main import main; main()"]
     arguments = ["scan", str(made), "--out", str(tmp_path / "scan"), "--sequences", "400", "--length", "64"]
     with subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True) as process:
         seen = next(line for line in process.stderr if line.startswith("measured"))
