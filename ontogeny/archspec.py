@@ -8,6 +8,22 @@ from typing import Any
 
 from ontogeny.errors import OntogenyError
 
+LEARNED_POSITIONS = frozenset(
+    {
+        "bert",
+        "biogpt",
+        "camembert",
+        "distilbert",
+        "electra",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "opt",
+        "roberta",
+        "xlm-roberta",
+    }
+)
+
 
 @dataclass(frozen=True)
 class ArchSpec:
@@ -59,7 +75,7 @@ class ArchSpec:
             parallel_residual=_first(config, "use_parallel_residual", "parallel_attn"),
             tied=config.get("tie_word_embeddings"),
             model_type=config.get("model_type"),
-            max_positions=_first(config, "max_position_embeddings", "n_positions"),
+            max_positions=_max_positions(config),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,9 +111,16 @@ def _positional(config: Mapping[str, Any]) -> str:
         for name in ("rope_theta", "rope_parameters", "rotary_pct", "rotary_dim", "rotary_emb_base")
     ):
         return "rotary"
-    if config.get("model_type") in {"gpt2", "opt", "bert", "gpt_neo", "roberta"}:
+    if config.get("model_type") in LEARNED_POSITIONS:
         return "learned"
     return "unknown"
+
+
+def _max_positions(config: Mapping[str, Any]) -> int | None:
+    positions = _first(config, "max_position_embeddings", "n_positions")
+    if positions is not None and config.get("model_type") in {"roberta", "xlm-roberta", "camembert"}:
+        return positions - (_first(config, "pad_token_id") or 0) - 1  # counted from behind the padding's own
+    return positions
 
 
 def _norm(config: Mapping[str, Any]) -> str:

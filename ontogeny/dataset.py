@@ -11,7 +11,7 @@ RATIO_OF_MEANS = "ratio of means"
 
 
 class HasDataset(Protocol):
-    """Anything that carries a dataset in the contract, as a `Scan` does."""
+    """Anything that carries a dataset as docs/dataset.md has it, as a `Scan` does."""
 
     @property
     def dataset(self) -> xr.Dataset: ...

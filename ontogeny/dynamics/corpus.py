@@ -58,6 +58,8 @@ def make_corpus(name: str | None, series: Series, *, sequences: int, length: int
         raise UsageError(f"unknown BOS policy {bos!r}: expected {', '.join(BOS_POLICIES)}")
     tokenizer = None if series.task else series.tokenizer()
     name = name or _default_name(series, tokenizer)
+    if name == RANDOM and tokenizer is None:
+        _refuse_bos(bos, "a corpus of random ids without a tokenizer")
     if name == "task":
         _refuse_bos(bos, "the series' own task")
         return _task_corpus(series, sequences, length)
@@ -155,7 +157,7 @@ def _file_documents(
     if path.suffix not in (".txt", ".jsonl") or not path.is_file():
         raise UsageError(f"there is no corpus {path}: expected builtin, random, task, or a .jsonl or .txt file")
     try:
-        with path.open(encoding="utf-8-sig", newline="\n") as file:
+        with path.open(encoding="utf-8-sig") as file:
             if path.suffix == ".txt":
                 paragraphs = (one for one in file.read().split("\n\n") if one.strip())
                 yield from _tokenized(paragraphs, tokenizer, bos, series)

@@ -45,11 +45,11 @@ def open_scan(path: str | Path) -> Scan:
     """
     path = Path(path)
     read_settings(path)
-    names = measured_names(path)
-    if not names:
+    if not measured_names(path):
         raise OntogenyError(f"{path} holds a scan without one measured checkpoint: run `ontogeny scan` on it again")
-    cache = cache_path(path, names)
-    dataset = _open_group(cache).set_xindex("step") if cache.is_dir() else read_checkpoints(path)
+    cache = cache_path(path)
+    whole = (cache / "zarr.json").exists()
+    dataset = _open_group(cache).set_xindex("step") if whole else read_checkpoints(path)
     return Scan(dataset, read_failures(path), path)
 
 

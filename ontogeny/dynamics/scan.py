@@ -171,10 +171,9 @@ def _scan_into(path: Path, work: _Work) -> Scan:
             found = _attempt(work, checkpoint, partial(store.commit, checkpoint.name))
             if isinstance(found, str):
                 store.record_failure(checkpoint.name, found)
-        names = store.measured()
-        if not names:
+        if not store.measured():
             raise _nothing_measured(read_failures(path))
-        if not cache_path(path, names).is_dir():
+        if not (cache_path(path) / "zarr.json").exists():
             store.consolidate(read_checkpoints(path))
     scan = open_scan(path)
     asked_for = {one.name for one in work.series.checkpoints}

@@ -123,12 +123,12 @@ class ScanStore:
 
     def consolidate(self, dataset: xr.Dataset) -> None:
         """Write the cache of `dataset`, which holds all checkpoints, and remove those that it supersedes."""
-        cache = cache_path(self.path, self.measured())
+        cache = cache_path(self.path)
         unfinished = cache.with_name(cache.name + UNFINISHED)
         dataset.drop_indexes("step").to_zarr(unfinished, mode="w", zarr_format=3, consolidated=False)
         unfinished.rename(cache)
         for other in set(self.path.glob("cache-*.zarr")) - {cache}:
-            shutil.rmtree(other)
+            remove_cache(other)
 
 
 def refuse_other_shape(dataset: xr.Dataset, there: xr.Dataset) -> None:
@@ -148,10 +148,17 @@ def measured_names(path: Path) -> set[str]:
     return {group.parent.name for group in groups if group.parent.suffix != UNFINISHED}
 
 
-def cache_path(path: Path, names: set[str]) -> Path:
-    """Where the cache of exactly these checkpoints is: another set of them never has the same path."""
-    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
-    return path / f"cache-{digest}.zarr"
+def cache_path(path: Path) -> Path:
+    """Where the cache of exactly the measurements in the scan folder is: after any change the path is another one."""
+    groups = sorted(path / "checkpoints" / name / "zarr.json" for name in measured_names(path))
+    described = "\n".join(f"{group.parent.name} {group.stat().st_mtime_ns}" for group in groups)
+    return path / f"cache-{hashlib.sha256(described.encode()).hexdigest()[:16]}.zarr"
+
+
+def remove_cache(cache: Path) -> None:
+    """Remove a cache, first what says that it is one: who reads it meanwhile is told, and nobody opens half of it."""
+    (cache / "zarr.json").unlink(missing_ok=True)
+    shutil.rmtree(cache)
 
 
 def read_settings(path: Path) -> ScanSettings:

@@ -34,7 +34,7 @@ class MassiveProbe:
         return {name: torch.stack([getattr(depth, name) for depth in trace.depths], dim=1) for name in names}
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
-        """The variables of the contract's row `massive`, per sequence but for `massive_rate`."""
+        """The variables of `massive` in docs/dataset.md, per sequence but for `massive_rate`."""
         top, median = arrays["top_activation"], arrays["median_activation"]
         largest = top[..., 0]
         massive = is_massive(largest, median)

@@ -53,7 +53,7 @@ class SinksProbe:
         }
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
-        """The variables of the contract's row `sinks`: means over sequences, but for the top sinks."""
+        """The variables of `sinks` in docs/dataset.md: means over sequences, but for the top sinks."""
         score = arrays["sink_score"]
         rate = np.stack([(score > epsilon).mean(axis=0) for epsilon in EPSILONS])
         where, each = "layer head position", "sequence layer head"

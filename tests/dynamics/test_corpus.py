@@ -63,6 +63,13 @@ def test_a_paragraph_of_a_text_file_is_a_document(tmp_path):
     assert letters(corpus) == ["firstĠone", "secondĠon"]
 
 
+def test_paragraphs_may_end_as_windows_ends_lines(tmp_path):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes(b"first one\r\n\r\nsecond one\r\n")
+    corpus = make_corpus(str(path), series(byte_tokenizer(False)), sequences=2, length=9)
+    assert letters(corpus) == ["firstĠone", "secondĠon"]
+
+
 def test_ids_are_taken_as_they_are(tmp_path):
     path = tmp_path / "corpus.jsonl"
     path.write_text('{"ids": [5, 6, 7, 8]}\n{"ids": [1]}\n{"ids": [9, 9, 9]}\n')
@@ -148,6 +155,11 @@ def test_a_bos_policy_for_ids_is_refused(tmp_path):
     path.write_text('{"ids": [5, 6, 7]}\n')
     with pytest.raises(UsageError, match=r"--bos always .* is token ids already"):
         make_corpus(str(path), series(), sequences=1, length=2, bos="always")
+
+
+def test_a_bos_policy_for_random_ids_without_a_tokenizer_is_refused():
+    with pytest.raises(UsageError, match=r"--bos always .* without a tokenizer is token ids already"):
+        make_corpus(None, series(), sequences=1, length=4, bos="always")
 
 
 def test_ids_outside_the_vocabulary_are_refused(tmp_path):

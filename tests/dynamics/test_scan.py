@@ -121,7 +121,34 @@ def test_weights_that_changed_since_are_not_passed_off_as_measured(series, tmp_p
     with pytest.raises(OntogenyError, match="files of step1 have changed since it was measured: remove"):
         ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
     shutil.rmtree(tmp_path / "scan" / "checkpoints" / "step1")
+    again = ontogeny.scan(str(series), tmp_path / "scan", **SMALL).dataset
+    alone = ontogeny.scan(str(series / "step1"), **SMALL).dataset
+    np.testing.assert_array_equal(again.sel(step=1).sink_score, alone.isel(checkpoint=0).sink_score)
+    np.testing.assert_array_equal(ontogeny.open_scan(tmp_path / "scan").dataset.sink_score, again.sink_score)
+
+
+def test_only_weights_and_config_count_as_changed(series, tmp_path):
+    ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    (series / "step1" / "notes.txt").write_text("looked at it")
     assert ontogeny.scan(str(series), tmp_path / "scan", **SMALL).dataset.sizes["checkpoint"] == 4
+
+
+def test_measurements_that_were_removed_leave_no_cache_behind_to_be_believed(series, tmp_path):
+    ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    shutil.rmtree(tmp_path / "scan" / "checkpoints")
+    dataset = ontogeny.scan(str(series), tmp_path / "scan", sequences=3, length=24).dataset
+    assert dataset.attrs["length"] == 24 and len(list((tmp_path / "scan").glob("cache-*"))) == 1
+
+
+def test_a_cache_that_is_half_removed_is_not_read(series, tmp_path):
+    ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    (cache,) = (tmp_path / "scan").glob("cache-*.zarr")
+    held = ontogeny.open_scan(tmp_path / "scan").dataset
+    (cache / "zarr.json").unlink()
+    shutil.rmtree(cache / "sink_score")
+    with pytest.raises(OntogenyError, match="open it again"):
+        held.sink_score.load()
+    assert ontogeny.open_scan(tmp_path / "scan").dataset.sink_score.notnull().all()
 
 
 def test_stray_files_are_no_checkpoints(series, tmp_path):

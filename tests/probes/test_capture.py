@@ -204,11 +204,38 @@ def silent(hidden_states, **_):
 
 def test_a_model_that_declares_attention_but_never_calls_the_interface(monkeypatch):
     model = tiny("llama")
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.create_causal_mask", lambda **_: None)
     for layer in model.model.layers:
         monkeypatch.setattr(layer.self_attn, "forward", silent)
     trace = capture(model, token_ids(1, 8))
     assert trace.layers == () and len(trace.depths) == 4
     assert trace.attention.startswith("unavailable: LlamaModel computes its attention without")
+
+
+def test_a_model_that_asks_for_a_mask_and_runs_none_of_its_attention_fails(monkeypatch):
+    model = tiny("llama")
+    for layer in model.model.layers:
+        monkeypatch.setattr(layer.self_attn, "forward", silent)
+    with pytest.raises(OntogenyError, match=r"seen 0 times .*3 of 3 layers"):
+        capture(model, token_ids(1, 8))
+
+
+def test_a_layer_that_drops_the_mask_is_refused(monkeypatch):
+    model = tiny("llama")
+    layer = model.model.layers[1].self_attn
+    monkeypatch.setattr(layer, "forward", partial(_without_mask, layer.forward))
+    with pytest.raises(OntogenyError, match="was handed no mask though its model made one"):
+        capture(model, token_ids(1, 8))
+
+
+def _without_mask(forward, *args, **kwargs):
+    return forward(*args, **{**kwargs, "attention_mask": None})
+
+
+def test_a_config_that_returns_tuples_is_captured():
+    model = tiny("llama")
+    model.config.return_dict = False
+    assert len(capture(model, token_ids(1, 8)).layers) == 3
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])

@@ -67,7 +67,8 @@ def _holds_checkpoint(folder: Path) -> bool:
 
 
 def _checkpoint(folder: Path, step: int) -> Checkpoint:
-    modified = max(entry.stat().st_mtime for entry in folder.iterdir() if entry.is_file())
+    patterns = (CONFIG, *weight_patterns(file_names(folder)))
+    modified = max((file.stat().st_mtime for pattern in patterns for file in folder.glob(pattern)), default=None)
     return Checkpoint(name=folder.name, step=step, fetch=lambda: folder, modified=modified)
 
 

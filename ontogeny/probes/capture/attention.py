@@ -72,8 +72,13 @@ class AttentionRecorder:
         attention is about to use.
         """
         name = type(module).__name__
-        if mask is None:
+        if mask is None and not self.issued:
             return None
+        if mask is None:
+            raise OntogenyError(
+                f"{name} was handed no mask though its model made one: padding or a window would be missed; "
+                "scan with --probes massive"
+            )
         issued = self.issued.get(id(mask))
         if issued is None:
             raise OntogenyError(

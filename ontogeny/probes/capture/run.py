@@ -50,10 +50,10 @@ def capture(
             hooks.enter_context(residual.hooked(blocks))
         if on_block is not None:
             hooks.enter_context(_announced(blocks, on_block))
-        output = base(input_ids=input_ids, attention_mask=mask, use_cache=False)
+        output = base(input_ids=input_ids, attention_mask=mask, use_cache=False, return_dict=True)
     _check_finite(output, mask)
     _check_blocks(residual, blocks, needs)
-    if attention is not None and not attention.ran:
+    if attention is not None and not attention.ran and not attention.issued:
         attention, found = None, outside_the_interface(base)
     return Trace(
         layers=() if attention is None else attention.finish(),
