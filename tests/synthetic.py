@@ -15,6 +15,24 @@ EPSILONS = np.array([0.1, 0.2, 0.3, 0.4, 0.5])
 POCKET_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 80, 96, 112, 128, 256, 512, 1000, 2000, 4000, 6000, 8000, 10000)
 PYTHIA_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 2000, 4000, 8000, 16000, 32000, 64000, 128000, 143000)
 
+SETTINGS = {
+    "ontogeny_version": "0.1.0",
+    "source": "synthetic",
+    "series": "synthetic series",
+    "corpus": "task, seed 0",
+    "corpus_fingerprint": "0f1e2d3c4b5a",
+    "length": 64,
+    "bos": "auto",
+    "dtype": "float32",
+    "quantisation": "none",
+    "device": "cpu",
+    "torch_version": "2.13.0",
+    "transformers_version": "5.9.0",
+    "massive_threshold": 100.0,
+    "massive_multiple": 1000.0,
+    "sink_rows_min": 16,
+}
+
 
 def scan_dataset(
     steps: tuple[int, ...] = POCKET_STEPS,
@@ -55,26 +73,11 @@ def scan_dataset(
         "epsilon": EPSILONS,
     }
     arch = ArchSpec(layers, width, heads, heads, width // heads, 4 * width, vocab=33, positional="rotary").to_dict()
-    settings = {
-        "ontogeny_version": "0.1.0",
-        "source": "synthetic",
-        "series": "synthetic series",
+    settings = SETTINGS | {
         "arch": json.dumps(arch),
-        "corpus": "task, seed 0",
-        "corpus_fingerprint": "0f1e2d3c4b5a",
         "sequences": sequences,
-        "length": 64,
-        "bos": "auto",
-        "dtype": "float32",
-        "quantisation": "none",
-        "device": "cpu",
         "positions": positions,
-        "torch_version": "2.13.0",
-        "transformers_version": "5.9.0",
         "attention": attention,
-        "massive_threshold": 100.0,
-        "massive_multiple": 1000.0,
-        "sink_rows_min": 16,
     }
     dataset = xr.Dataset(variables, {k: v for k, v in coords.items() if k != "epsilon" or attention == "captured"})
     return dataset.set_xindex("step").assign_attrs(settings | attrs)

@@ -168,9 +168,9 @@ def _scan_into(path: Path, work: _Work) -> Scan:
     with store.driven(work.settings):
         store.refuse_changed(work.series.checkpoints)
         for checkpoint in _begin(work, store.measured()):
-            found = _attempt(work, checkpoint, partial(store.commit, checkpoint.name))
-            if isinstance(found, str):
-                store.record_failure(checkpoint.name, found)
+            failure = _attempt(work, checkpoint, partial(store.commit, checkpoint.name))
+            if failure is not None:
+                store.record_failure(checkpoint.name, failure)
         if not store.measured():
             raise _nothing_measured(read_failures(path))
         if not (cache_path(path) / "zarr.json").exists():
@@ -190,9 +190,9 @@ def _scan_in_memory(work: _Work) -> Scan:
         parts.append(dataset)
 
     for checkpoint in _begin(work, set()):
-        found = _attempt(work, checkpoint, keep)
-        if isinstance(found, str):
-            failures[checkpoint.name] = found
+        failure = _attempt(work, checkpoint, keep)
+        if failure is not None:
+            failures[checkpoint.name] = failure
     if not parts:
         raise _nothing_measured(failures)
     return Scan(join_checkpoints(parts), failures)

@@ -68,13 +68,13 @@ class AttentionRecorder:
     def padding(self, module: nn.Module, mask: Tensor | None, pattern: Pattern) -> Tensor | None:
         """The padding of a call, None where there is none.
 
-        Raises OntogenyError where the mask is not one that was issued, or stands for another pattern than the
-        attention is about to use.
+        Raises OntogenyError where the mask is missing or not one that was issued, or stands for another pattern than
+        the attention is about to use.
         """
         name = type(module).__name__
-        if mask is None and not self.issued:
-            return None
         if mask is None:
+            if not self.issued:
+                return None
             raise OntogenyError(
                 f"{name} was handed no mask though its model made one: padding or a window would be missed; "
                 "scan with --probes massive"
