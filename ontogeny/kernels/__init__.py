@@ -1,6 +1,7 @@
 """Attention that returns its ordinary output and, with it, the statistics that the probes need."""
 
-from ontogeny.kernels.attention import attention_stats
+from ontogeny.kernels.attention import attention, attention_stats
+from ontogeny.kernels.mechanisms import MECHANISMS, Mechanism
 from ontogeny.kernels.stats import AttentionStats
 
-__all__ = ["AttentionStats", "attention_stats"]
+__all__ = ["MECHANISMS", "AttentionStats", "Mechanism", "attention", "attention_stats"]

@@ -1,20 +1,24 @@
-"""The one entry to the attention implementations."""
+"""The entries to the attention implementations."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from ontogeny.errors import OntogenyError
 from ontogeny.kernels.blocked import blocked_attention
-from ontogeny.kernels.inputs import AttentionInputs
+from ontogeny.kernels.inputs import AttentionInputs, MaskMod, Output
+from ontogeny.kernels.mechanisms import MECHANISMS, Mechanism
+from ontogeny.kernels.output import attention_output
 from ontogeny.kernels.reference import reference_attention
 from ontogeny.kernels.stats import AttentionStats
+from ontogeny.kernels.triton import out_of_reach, triton_attention
 
-Implementation = Literal["auto", "reference", "blocked"]
+Implementation = Literal["auto", "reference", "blocked", "triton"]
 
-_IMPLEMENTATIONS = {"reference": reference_attention, "blocked": blocked_attention}
+_IMPLEMENTATIONS = {"reference": reference_attention, "blocked": blocked_attention, "triton": triton_attention}
 
 
 def attention_stats(
@@ -27,28 +31,76 @@ def attention_stats(
     mechanism: str = "softmax",
     window: int | None = None,
     softcap: float | None = None,
-    sinks: Tensor | None = None,
+    sinks: Tensor | float | None = None,
     bias: Tensor | None = None,
     mask: Tensor | None = None,
+    mask_mod: MaskMod | None = None,
     rows: Tensor | None = None,
     columns: Tensor | None = None,
+    output: Output = "fused",
     impl: Implementation = "auto",
 ) -> AttentionStats:
     """Attention with its statistics, without a T x S map in memory.
 
     Shapes: `q` (B, H, T, d); `k` (B, Hkv, S, d) and `v` (B, Hkv, S, dv) with H a multiple of Hkv; `sinks` (H,), a logit
-    that takes attention away from the keys; `bias` finite, broadcastable to (B, H, T, S), added to the scores; `mask`
-    (B, S), True at tokens that are not padding; `rows` and `columns`, indices of the map's rows and columns to return.
+    that takes attention away from the keys, or one number for all heads; `bias` finite, broadcastable to (B, H, T, S),
+    added to the scores; `mask` (B, S), True at tokens that are not padding; `mask_mod(b, h, i, j)` tells from index
+    tensors which query sees which key (see `masks`); `rows` and `columns`, indices of the map's parts to return.
 
-    `window` = w lets a query see the w latest keys, its own included (causal only). `softcap` = c squashes scores to
-    c tanh(score / c). `impl` is `reference` (float64, the specification), `blocked` (any device) or `auto`, which is
-    `blocked`; what cannot run raises.
+    `mechanism` is a name in `mechanisms`; `sinks` turn `softmax` into `softmax_sink`. `window` = w lets a query see
+    the w latest keys, its own included (causal only). `softcap` = c squashes scores to c tanh(score / c).
 
-    Raises OntogenyError for shapes, mechanisms or implementations that do not fit.
+    `impl`: `reference` (float64, whole maps, the specification, differentiable), `blocked` (torch, any device),
+    `triton` (NVIDIA GPUs), or `auto`: `triton` where q lies on a GPU and the kernels are made for what is asked (not
+    for float64, a bias, a mask_mod or entmax), else `blocked`. `output="sdpa"` takes the output from torch's own
+    kernel: to the bit what a model computes unhooked.
+
+    Raises OntogenyError, naming the argument, for what does not fit and for an `impl` that cannot run it.
     """
-    if mechanism != "softmax":
-        raise OntogenyError(f"unknown attention mechanism {mechanism!r}: this version measures `softmax`")
+    asked, logits = resolve_mechanism(mechanism, sinks, q)
+    inputs = AttentionInputs(
+        q,
+        k,
+        v,
+        scale=scale,
+        causal=causal,
+        mechanism=asked,
+        window=window,
+        softcap=softcap,
+        sinks=logits,
+        bias=bias,
+        mask=mask,
+        mask_mod=mask_mod,
+        rows=rows,
+        columns=columns,
+        output=output,
+    )
     if impl not in ("auto", *_IMPLEMENTATIONS):
-        raise OntogenyError(f"unknown implementation {impl!r}: expected auto, {', '.join(_IMPLEMENTATIONS)}")
-    inputs = AttentionInputs(q, k, v, scale, causal, window, softcap, sinks, bias, mask, rows, columns)
-    return _IMPLEMENTATIONS["blocked" if impl == "auto" else impl](inputs)
+        raise OntogenyError(f"impl: expected auto, {', '.join(_IMPLEMENTATIONS)}, got {impl!r}")
+    if impl == "auto":
+        impl = "triton" if q.device.type == "cuda" and not out_of_reach(inputs) else "blocked"
+    return _IMPLEMENTATIONS[impl](inputs)
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool, **options: Any) -> Tensor:
+    """The output (B, H, T, dv) alone, differentiable, by torch's own kernel wherever that can say it.
+
+    Arguments and errors are those of `attention_stats`; there are no `rows`, `columns`, `output` or `impl`. What SDPA
+    cannot say (soft-cap, bias, every mechanism but softmax) is computed from a whole map, in float32 at least.
+    """
+    asked, logits = resolve_mechanism(options.pop("mechanism", "softmax"), options.pop("sinks", None), q)
+    return attention_output(AttentionInputs(q, k, v, scale, causal, mechanism=asked, sinks=logits, **options))
+
+
+def resolve_mechanism(name: str, sinks: Tensor | float | None, q: Tensor) -> tuple[Mechanism, Tensor | None]:
+    """The mechanism that `name` and `sinks` stand for together, and the sink logits (H,) that it takes."""
+    if name not in MECHANISMS:
+        raise OntogenyError(f"mechanism: expected one of {', '.join(MECHANISMS)}, got {name!r}")
+    mechanism = MECHANISMS["softmax_sink" if name == "softmax" and sinks is not None else name]
+    if not mechanism.takes_sinks:
+        if sinks is not None:
+            raise OntogenyError(f"sinks: {name} attention has no sink logit; expected softmax_sink")
+        return mechanism, None
+    if isinstance(sinks, Tensor):
+        return mechanism, sinks
+    return mechanism, torch.full((q.shape[1],), 0.0 if sinks is None else float(sinks), dtype=q.dtype, device=q.device)

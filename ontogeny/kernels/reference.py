@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch import Tensor
 
 from ontogeny.kernels.inputs import AttentionInputs
+from ontogeny.kernels.maps import map_statistics
+from ontogeny.kernels.mechanisms import ScoredRows
 from ontogeny.kernels.stats import AttentionStats
+from ontogeny.kernels.visibility import grid, visible
 
 
 def reference_attention(inputs: AttentionInputs) -> AttentionStats:
     """Attention and its statistics in float64, differentiable."""
     q, k = inputs.q.double(), inputs.k.double().repeat_interleave(inputs.group, 1)
     v = inputs.v.double().repeat_interleave(inputs.group, 1)
-    visible = _visible(inputs)
 
     scores = q @ k.transpose(-1, -2) * inputs.scale
     if inputs.softcap is not None:
         scores = inputs.softcap * torch.tanh(scores / inputs.softcap)
     if inputs.bias is not None:
         scores = scores + inputs.bias.double()
-    scores = scores.masked_fill(~visible, -torch.inf)
-    if inputs.sinks is not None:
-        sink_column = inputs.sinks.double()[None, :, None, None].expand(*scores.shape[:3], 1)
-        scores = torch.cat([scores, sink_column], dim=-1)
+    seen = visible(inputs, *grid(inputs)).expand_as(scores)
+    some = seen.any(-1, keepdim=True)
+    scores = scores.masked_fill(~seen, -torch.inf).masked_fill(~some, 0.0)
 
-    seen = visible.any(-1).expand(scores.shape[:3])
-    scores = scores.masked_fill(~seen[..., None], 0.0)
-    lse = scores.logsumexp(-1) * seen
-    p = scores.softmax(-1) * seen[..., None]
-    attention = p[..., : k.shape[2]]
+    sinks = None if inputs.sinks is None else inputs.sinks.double().view(-1, 1, 1)
+    threshold = inputs.mechanism.threshold(ScoredRows(scores, inputs.key_counts(), sinks))
+    attention = inputs.mechanism.weight(scores, threshold) * some
+    sink = None if sinks is None else inputs.mechanism.weight(sinks, threshold) * some
 
-    i = torch.arange(q.shape[2], device=q.device)[:, None]
-    j = torch.arange(k.shape[2], device=q.device)[None, :]
-    return AttentionStats(
-        output=(attention @ v).to(inputs.q.dtype),
-        lse=lse,
-        entropy=-(p * torch.where(p > 0, p, 1).log()).sum(-1),
-        row_max=attention.amax(-1),
-        participation=torch.where(seen, 1 / p.square().sum(-1).clamp_min(1e-300), 0.0),
-        mass=attention.sum(-1),
-        column_mass=attention.sum(-2),
-        visible_rows=visible.double().sum(-2).expand(*attention.shape[:2], -1),
-        distance=(attention * (i - j).abs()).sum((-1, -2)) / seen.double().sum(-1).clamp_min(1),
+    stats = map_statistics(attention, seen, v, (attention @ v).to(inputs.q.dtype), sink)
+    return replace(
+        stats,
+        lse=threshold.squeeze(-1) * some.squeeze(-1) if inputs.mechanism.has_lse else None,
         rows=None if inputs.rows is None else attention[:, :, inputs.rows],
         columns=None if inputs.columns is None else attention[..., inputs.columns],
     )
-
-
-def _visible(inputs: AttentionInputs) -> Tensor:
-    """Which key each query may see: bool (B, 1, T, S)."""
-    batch, _, queries, _ = inputs.q.shape
-    keys = inputs.k.shape[2]
-    i = torch.arange(queries, device=inputs.q.device)[:, None]
-    j = torch.arange(keys, device=inputs.q.device)[None, :]
-    visible = torch.ones(batch, 1, queries, keys, dtype=torch.bool, device=inputs.q.device)
-    if inputs.causal:
-        visible = visible & (j <= i)
-    if inputs.window is not None:
-        visible = visible & (i - j < inputs.window)
-    if inputs.mask is not None:
-        valid = inputs.mask.bool()
-        visible = visible & valid[:, None, None, :] & valid[:, None, :, None]
-    return visible

@@ -1,0 +1,66 @@
+"""Which keys a query may see."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ontogeny.kernels.inputs import AttentionInputs
+
+COUNTED_ROWS = 256
+
+
+def visible(inputs: AttentionInputs, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    """Bool, broadcast over the indices of sequence, query head, query and key, integer tensors."""
+    seen = torch.ones((), dtype=torch.bool, device=i.device)
+    if inputs.causal:
+        seen = j <= i
+    if inputs.window is not None:
+        seen = seen & (i - j < inputs.window)
+    if inputs.mask is not None:
+        seen = seen & inputs.mask[b, i] & inputs.mask[b, j]
+    if inputs.mask_mod is not None:
+        seen = seen & inputs.mask_mod(b, h, i, j)
+    return seen
+
+
+def grid(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All indices of sequence (B, 1, 1, 1), head (H, 1, 1), query (T, 1) and key (S,)."""
+    device = inputs.q.device
+    batch, heads = inputs.q.shape[:2]
+    b = torch.arange(batch, device=device).view(-1, 1, 1, 1)
+    h = torch.arange(heads, device=device).view(-1, 1, 1)
+    i = torch.arange(inputs.queries, device=device).view(-1, 1)
+    return b, h, i, torch.arange(inputs.keys, device=device)
+
+
+def count_visible(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+    """For every key the query rows that see it (B, H, S), and the rows that see a key (B, H); float64."""
+    if inputs.mask_mod is not None:
+        return _counted(inputs)
+    batch, heads = inputs.q.shape[:2]
+    valid = inputs.mask
+    if valid is None:
+        valid = torch.ones(batch, inputs.keys, dtype=torch.bool, device=inputs.q.device)
+    rows = torch.full_like(valid, inputs.queries, dtype=torch.int64) if inputs.mask is None else None
+    if inputs.causal:
+        before = torch.nn.functional.pad(valid.cumsum(1), (1, 0))
+        first = torch.arange(inputs.keys, device=valid.device)
+        end = (first + (inputs.window or inputs.keys)).clamp_max(inputs.keys)
+        rows = before[:, end] - before[:, first]
+    elif rows is None:
+        rows = valid.sum(1, keepdim=True).expand_as(valid)
+    seeing = valid.sum(1, keepdim=True) if inputs.mask is not None else torch.full_like(rows[:, :1], inputs.queries)
+    return (rows * valid).double()[:, None].expand(-1, heads, -1), seeing.double().expand(-1, heads)
+
+
+def _counted(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
+    b, h, i, j = grid(inputs)
+    batch, heads = inputs.q.shape[:2]
+    rows = torch.zeros(batch, heads, inputs.keys, dtype=torch.float64, device=i.device)
+    seeing = torch.zeros(batch, heads, dtype=torch.float64, device=i.device)
+    for some in i.split(COUNTED_ROWS):
+        seen = visible(inputs, b, h, some, j).expand(batch, heads, -1, -1)
+        rows += seen.sum(-2)
+        seeing += seen.any(-1).sum(-1)
+    return rows, seeing
