@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ontogeny.kernels.blocked.problem import Block, Problem
 from ontogeny.kernels.blocked.weigh import Weighed, weigh
-from ontogeny.kernels.chosen import map_columns, map_rows
+from ontogeny.kernels.chosen import map_columns
 from ontogeny.kernels.inputs import AttentionInputs
 from ontogeny.kernels.output import sdpa_output
 from ontogeny.kernels.stats import AttentionStats
@@ -40,6 +40,7 @@ class _Sums:
     mass: Tensor
     column_mass: Tensor
     distance: Tensor
+    rows: Tensor | None
 
     @classmethod
     def empty(cls, problem: Problem) -> _Sums:
@@ -53,6 +54,7 @@ class _Sums:
             **{name: zeros(problem.queries) for name in per_row},
             column_mass=zeros(problem.keys),
             distance=zeros(dtype=torch.float64),
+            rows=None if problem.inputs.rows is None else zeros(len(problem.inputs.rows), problem.keys),
         )
 
     def add(self, problem: Problem, block: Block, rows: Weighed) -> None:
@@ -70,6 +72,11 @@ class _Sums:
         else:
             whole.index_add_(-1, block.keys, columns)
         self.distance[block.units] += _distance(problem, block, rows, columns)
+        if self.rows is not None and problem.inputs.rows is not None:
+            wanted = problem.inputs.rows
+            slots = ((wanted >= block.rows.start) & (wanted < block.rows.stop)).nonzero().squeeze(1)
+            chosen = rows.weights[:, :, wanted[slots] - block.rows.start]
+            self.rows[block.units, :, slots[:, None], block.key_indices(problem.device)] = chosen
 
     def finish(self, problem: Problem) -> AttentionStats:
         def heads(x: Tensor) -> Tensor:
@@ -91,7 +98,7 @@ class _Sums:
             value_norm=norm,
             value_weighted_norm=value_weighted_norm(column_mass, norm, seeing),
             lse=threshold if inputs.mechanism.has_lse else None,
-            rows=None if inputs.rows is None else map_rows(inputs, inputs.rows),
+            rows=None if self.rows is None else heads(self.rows),
             columns=None if inputs.columns is None else map_columns(inputs, inputs.columns, threshold[..., None]),
         )
 
@@ -102,11 +109,7 @@ def _distance(problem: Problem, block: Block, rows: Weighed, columns: Tensor) ->
     For causal rows that is sum_i i mass_i - sum_j j column_j, counted from the block's first row.
     """
     i = torch.arange(block.rows.stop - block.rows.start, device=problem.device, dtype=torch.float64)
-    if isinstance(block.keys, slice):
-        j = torch.arange(block.keys.start, block.keys.stop, device=problem.device, dtype=torch.float64)
-    else:
-        j = block.keys.double()
-    j = j - block.rows.start
+    j = block.key_indices(problem.device).double() - block.rows.start
     if problem.inputs.causal:
         return rows.mass.double() @ i - columns.double() @ j
     return torch.linalg.vecdot(rows.weights, (i[:, None] - j).abs().to(problem.dtype)).sum(-1, dtype=torch.float64)

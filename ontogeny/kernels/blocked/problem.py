@@ -24,6 +24,12 @@ class Block:
     rows: slice
     keys: slice | Tensor
 
+    def key_indices(self, device: torch.device) -> Tensor:
+        """The keys as indices (K,)."""
+        if isinstance(self.keys, Tensor):
+            return self.keys
+        return torch.arange(self.keys.start, self.keys.stop, device=device)
+
 
 class Problem:
     """The inputs, with the B sequences and Hkv key heads flattened into `units` of `group` query heads each."""
@@ -83,10 +89,7 @@ class Problem:
     def _hide(self, scores: Tensor, block: Block, floor: float) -> Tensor:
         if not (self.inputs.causal or self.may_hide_rows):
             return scores
-        if isinstance(block.keys, slice):
-            keys = torch.arange(block.keys.start, block.keys.stop, device=self.device)
-        else:
-            keys = block.keys
+        keys = block.key_indices(self.device)
         if self.may_hide_rows or self.inputs.window is not None:
             return scores.masked_fill_(~self._visible(block.units, block.rows, keys), floor)
         # Causal and nothing else: only the square on the diagonal hides anything.

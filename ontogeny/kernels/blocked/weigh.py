@@ -41,9 +41,11 @@ def _softmax(problem: Problem, block: Block) -> Weighed:
     top = top.squeeze(-1)
     row_max = weights.amax(-1)
     log_normaliser = -row_max.log()
-    energy = torch.linalg.vecdot(weights, scores)
-    squares = torch.linalg.vecdot(weights, weights)
-    rows = Weighed(weights, top + log_normaliser, log_normaliser - energy, row_max, 1 / squares, torch.ones_like(top))
+    energy = scores.mul_(weights).sum(-1)
+    participation = torch.linalg.vector_norm(weights, dim=-1).pow_(-2)
+    rows = Weighed(
+        weights, top + log_normaliser, log_normaliser - energy, row_max, participation, torch.ones_like(top)
+    )
     if problem.sinks is not None:
         rows = _share_with_sink(rows, problem.sinks[block.units])
     return _without_empty(rows, top <= FLOOR / 2) if problem.may_hide_rows else rows
@@ -73,7 +75,7 @@ def _by_mechanism(problem: Problem, block: Block) -> Weighed:
     weights = mechanism.weight(scores, threshold)
     mass = weights.sum(-1)
     some = torch.where(mass == 0, 1, mass)
-    squares = torch.linalg.vecdot(weights, weights)
+    squares = weights.square().sum(-1)
     rows = Weighed(
         weights,
         threshold.squeeze(-1),
