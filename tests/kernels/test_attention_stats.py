@@ -11,10 +11,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ontogeny.errors import OntogenyError
-from ontogeny.kernels import AttentionStats, attention_stats
+from ontogeny.kernels import AttentionStats, attention, attention_stats
 from tests.meter import peak_bytes
 
-FIELDS = ("output", "lse", "entropy", "row_max", "participation", "mass", "column_mass", "visible_rows", "distance")
+FIELDS = (
+    "output",
+    "lse",
+    "entropy",
+    "row_max",
+    "participation",
+    "mass",
+    "column_mass",
+    "visible_rows",
+    "distance",
+    "value_norm",
+    "value_weighted_norm",
+)
 
 CASES = {
     "causal": {"causal": True},
@@ -233,11 +245,46 @@ def test_memory_does_not_grow_with_the_square_of_the_length():
         ({"sinks": torch.zeros(3)}, "sinks: expected one logit"),
         ({"mask": torch.ones(3, 36, dtype=torch.bool)}, "mask: expected padding"),
         ({"q": torch.zeros(4, 5, 8)}, "expected q"),
+        ({"q": torch.zeros(3, 4, 37, 16, dtype=torch.float64)}, "do not belong together"),
+        ({"k": torch.zeros(3, 4, 37, 8)}, "one floating-point dtype, got torch.float64, torch.float32"),
+        ({"q": torch.zeros(3, 4, 0, 8)}, "must not be empty"),
+        ({"window": -3}, "window: expected causal attention and at least one key, got -3"),
+        ({"window": 4, "causal": False}, "window: expected causal attention"),
+        ({"scale": float("nan")}, "scale: expected a finite number, got nan"),
+        ({"scale": float("inf")}, "scale: expected a finite number, got inf"),
+        ({"softcap": 0.0}, "softcap: expected a positive number"),
+        ({"mask": torch.ones(3, 37)}, "mask: expected padding as bool"),
+        ({"bias": torch.zeros(4, 37, 36)}, "bias: expected a shape broadcastable to"),
+        ({"rows": torch.tensor([37])}, "rows: expected indices from 0 to 36"),
+        ({"columns": torch.tensor([-1])}, "columns: expected indices from 0 to 36"),
+        ({"columns": torch.tensor([0.5])}, "columns: expected a vector of indices"),
+        ({"output": "flash"}, "output: expected fused or sdpa, got 'flash'"),
+        ({"output": "sdpa", "softcap": 2.0}, "output: torch's SDPA computes softmax without soft-cap"),
+        ({"impl": "triton"}, "impl: triton"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, words):
     with pytest.raises(OntogenyError, match=words):
         attention_stats(**{**problem(seed=8, causal=True), **change})
+
+
+def test_nan_in_the_input_shows_in_the_output():
+    arguments = problem(seed=9, causal=True, length=80)
+    arguments["k"][0, 1, 20] = torch.nan
+    found = attention_stats(**arguments, impl="blocked")
+    assert found.output[0, 1, 20:].isnan().all() and found.entropy[0, 1, 20:].isnan().all()
+    assert not found.output[0, 1, :20].isnan().any() and not found.output[1:].isnan().any()
+
+
+@pytest.mark.parametrize("case", ["causal", "grouped", "window", "left padding", "longer, bidirectional"])
+def test_the_output_can_be_that_of_torch_to_the_bit(case):
+    arguments = _in(torch.float32, problem(seed=10, **CASES[case]))
+    whole = attention_stats(**arguments, output="sdpa")
+    alone = attention(**{name: value for name, value in arguments.items()})
+    assert torch.equal(whole.output, alone)
+    fused = attention_stats(**arguments)
+    torch.testing.assert_close(whole.output, fused.output, rtol=1e-5, atol=1e-5)
+    assert torch.equal(whole.entropy, fused.entropy)
 
 
 def test_statistics_are_one_record():

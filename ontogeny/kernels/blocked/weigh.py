@@ -43,9 +43,7 @@ def _softmax(problem: Problem, block: Block) -> Weighed:
     log_normaliser = -row_max.log()
     energy = scores.mul_(weights).sum(-1)
     participation = torch.linalg.vector_norm(weights, dim=-1).pow_(-2)
-    rows = Weighed(
-        weights, top + log_normaliser, log_normaliser - energy, row_max, participation, torch.ones_like(top)
-    )
+    rows = Weighed(weights, top + log_normaliser, log_normaliser - energy, row_max, participation, torch.ones_like(top))
     if problem.sinks is not None:
         rows = _share_with_sink(rows, problem.sinks[block.units])
     return _without_empty(rows, top <= FLOOR / 2) if problem.may_hide_rows else rows
