@@ -44,7 +44,7 @@ def by_bisection(scores, alpha):
     def excess(tau):
         return sum(max(x - tau, 0) ** (1 / (alpha - 1)) for x in z) - 1
 
-    tau = brentq(excess, max(z) - 1, max(z), xtol=1e-15, rtol=1e-15)
+    tau = brentq(excess, max(z) - 1.001, max(z), xtol=1e-15, rtol=1e-15)
     return [max(x - tau, 0) ** (1 / (alpha - 1)) for x in z]
 
 

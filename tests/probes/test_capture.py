@@ -12,10 +12,9 @@ from transformers import AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from ontogeny.errors import OntogenyError
-from ontogeny.probes.capture import ATTENTION, RESIDUAL, attention, capture
-from ontogeny.probes.capture.modules import find_attention, find_blocks
+from ontogeny.probes.capture import ATTENTION, RESIDUAL, capture, run_pass
 from ontogeny.probes.capture.support import sampled_rows, support_size
-from tests.meter import peak_bytes
+from ontogeny.bench.memory import peak_bytes
 from tests.models import FAMILIES, tiny, tiny_falcon, token_ids
 
 LENGTH = 24
@@ -60,7 +59,7 @@ def eager(model, ids, mask):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_statistics_equal_those_of_eager_maps(family, side):
     ids, mask = token_ids(3, LENGTH), padding(side)
-    trace = capture(tiny(family), ids, None if side is None else mask)
+    trace = run_pass(tiny(family), ids, None if side is None else mask)
     maps, hidden, _ = eager(tiny(family), ids, mask)
     valid = mask.bool()
     rows = valid.sum(1)[:, None]
@@ -98,24 +97,19 @@ def test_the_hooked_model_gives_the_same_logits(family, side, dtype):
         model.set_experts_implementation("eager")
     with torch.inference_mode():
         plain = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        blocks = attention.AttentionRecorder(_attention_modules(model))
-        with blocks.hooked(model):
-            hooked = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    assert len(blocks.finish()) == 3
+    with capture(model) as trace:
+        hooked = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    assert len(trace.layers) == 3
     valid = mask.bool()
     allowed = 1e-5 if dtype == torch.float64 else 1e-5 * plain.abs().max().item()
     torch.testing.assert_close(hooked[valid], plain[valid], rtol=0, atol=allowed)
-
-
-def _attention_modules(model):
-    return find_attention(model.base_model, find_blocks(model.base_model))
 
 
 def test_raw_outputs_of_blocks_are_measured_before_the_final_norm():
     model, ids = tiny("llama"), token_ids(2, LENGTH)
     outputs = []
     handle = model.model.layers[-1].register_forward_hook(lambda _m, _a, out: outputs.append(out))
-    trace = capture(model, ids)
+    trace = run_pass(model, ids)
     handle.remove()
     torch.testing.assert_close(trace.depths[-1].top_activation[:, 0], outputs[0].abs().amax((1, 2)))
 
@@ -124,7 +118,7 @@ def test_places_and_medians_of_the_residual_stream():
     model, ids = tiny("gpt2"), token_ids(2, LENGTH)
     states = []
     handle = model.transformer.h[0].register_forward_pre_hook(lambda _m, args: states.append(args[0].clone()))
-    first = capture(model, ids).depths[0]
+    first = run_pass(model, ids).depths[0]
     handle.remove()
     for b in range(2):
         size = states[0][b].abs()
@@ -137,13 +131,13 @@ def test_places_and_medians_of_the_residual_stream():
 
 def test_support_is_taken_on_the_sampled_rows():
     ids = token_ids(2, LENGTH)
-    trace = capture(tiny("gpt_neox"), ids)
+    trace = run_pass(tiny("gpt_neox"), ids)
     maps, _, _ = eager(tiny("gpt_neox"), ids, padding(None)[:2])
     for layer, a in zip(trace.layers, maps, strict=True):
         for slot, row in enumerate(sampled_rows(LENGTH)):
             ordered = a[:, :, row].sort(-1, descending=True).values.cumsum(-1)
             torch.testing.assert_close(layer.support[:, :, slot].long(), (ordered < 0.9 - 1e-6).sum(-1) + 1)
-            assert (layer.row_length[:, slot] == row + 1).all()
+            assert (layer.row_length[..., slot] == row + 1).all()
 
 
 @pytest.mark.parametrize(
@@ -162,30 +156,8 @@ def test_support_size_by_hand(row, keys):
     assert support_size(torch.tensor(row)).item() == keys
 
 
-def test_the_model_is_left_as_it_was():
-    model, ids = tiny("llama"), token_ids(2, LENGTH)
-    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
-    before = model.config._attn_implementation
-    with torch.inference_mode():
-        plain = model(ids).logits
-        capture(model, ids)
-        assert torch.equal(model(ids).logits, plain)
-    assert model.config._attn_implementation == before
-    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == hooks
-
-
-def test_the_model_is_left_as_it_was_after_a_failure():
-    model = tiny("llama")
-    before = model.config._attn_implementation
-    model.model.layers[1].mlp.forward = lambda _x: 1 / 0
-    with pytest.raises(ZeroDivisionError):
-        capture(model, token_ids(1, 8))
-    assert model.config._attn_implementation == before
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.model.layers)
-
-
 def test_attention_outside_the_interface_leaves_the_residual_stream():
-    trace = capture(tiny_falcon(), token_ids(2, LENGTH))
+    trace = run_pass(tiny_falcon(), token_ids(2, LENGTH))
     assert trace.layers == ()
     assert trace.attention == "unavailable: FalconModel computes its attention without transformers' AttentionInterface"
     assert len(trace.depths) == 4
@@ -193,9 +165,9 @@ def test_attention_outside_the_interface_leaves_the_residual_stream():
 
 def test_only_what_is_needed_is_recorded():
     model, ids = tiny("llama"), token_ids(2, LENGTH)
-    residual = capture(model, ids, needs=frozenset({RESIDUAL}))
+    residual = run_pass(model, ids, needs=frozenset({RESIDUAL}))
     assert residual.layers == () and residual.attention == "not asked for"
-    assert capture(model, ids, needs=frozenset({ATTENTION})).depths == ()
+    assert run_pass(model, ids, needs=frozenset({ATTENTION})).depths == ()
 
 
 def silent(hidden_states, **_):
@@ -207,7 +179,7 @@ def test_a_model_that_declares_attention_but_never_calls_the_interface(monkeypat
     monkeypatch.setattr("transformers.models.llama.modeling_llama.create_causal_mask", lambda **_: None)
     for layer in model.model.layers:
         monkeypatch.setattr(layer.self_attn, "forward", silent)
-    trace = capture(model, token_ids(1, 8))
+    trace = run_pass(model, token_ids(1, 8))
     assert trace.layers == () and len(trace.depths) == 4
     assert trace.attention.startswith("unavailable: LlamaModel computes its attention without")
 
@@ -217,7 +189,7 @@ def test_a_model_that_asks_for_a_mask_and_runs_none_of_its_attention_fails(monke
     for layer in model.model.layers:
         monkeypatch.setattr(layer.self_attn, "forward", silent)
     with pytest.raises(OntogenyError, match=r"seen 0 times .*3 of 3 layers"):
-        capture(model, token_ids(1, 8))
+        run_pass(model, token_ids(1, 8))
 
 
 def test_a_layer_that_drops_the_mask_is_refused(monkeypatch):
@@ -225,7 +197,7 @@ def test_a_layer_that_drops_the_mask_is_refused(monkeypatch):
     layer = model.model.layers[1].self_attn
     monkeypatch.setattr(layer, "forward", partial(_without_mask, layer.forward))
     with pytest.raises(OntogenyError, match="was handed no mask though its model made one"):
-        capture(model, token_ids(1, 8))
+        run_pass(model, token_ids(1, 8))
 
 
 def _without_mask(forward, *args, **kwargs):
@@ -235,13 +207,13 @@ def _without_mask(forward, *args, **kwargs):
 def test_a_config_that_returns_tuples_is_captured():
     model = tiny("llama")
     model.config.return_dict = False
-    assert len(capture(model, token_ids(1, 8)).layers) == 3
+    assert len(run_pass(model, token_ids(1, 8)).layers) == 3
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
 def test_a_model_that_builds_more_masks_than_it_uses(layers):
     model = tiny("gemma2", num_hidden_layers=layers)
-    assert len(capture(model, token_ids(1, 24)).layers) == layers
+    assert len(run_pass(model, token_ids(1, 24)).layers) == layers
 
 
 def test_a_mask_of_the_models_own_making_is_refused(monkeypatch):
@@ -250,7 +222,7 @@ def test_a_mask_of_the_models_own_making_is_refused(monkeypatch):
     original = layer.forward
     monkeypatch.setattr(layer, "forward", lambda *a, **k: original(*a, **{**k, "attention_mask": torch.ones(1, 8)}))
     with pytest.raises(OntogenyError, match="mask of its model's own making"):
-        capture(model, token_ids(1, 8))
+        run_pass(model, token_ids(1, 8))
 
 
 def test_a_layer_that_is_not_seen_fails_the_capture():
@@ -258,7 +230,7 @@ def test_a_layer_that_is_not_seen_fails_the_capture():
     layer = model.model.layers[1].self_attn
     layer.forward = silent
     with pytest.raises(OntogenyError, match="attention of layer 1 was seen 0 times"):
-        capture(model, token_ids(1, 8))
+        run_pass(model, token_ids(1, 8))
 
 
 def test_packed_sequences_are_refused(monkeypatch):
@@ -271,7 +243,7 @@ def test_packed_sequences_are_refused(monkeypatch):
 
     monkeypatch.setattr(model.model, "forward", packed)
     with pytest.raises(OntogenyError, match="packed sequences"):
-        capture(model, ids)
+        run_pass(model, ids)
 
 
 def test_a_window_that_the_attention_is_not_told_of_is_refused(monkeypatch):
@@ -283,7 +255,7 @@ def test_a_window_that_the_attention_is_not_told_of_is_refused(monkeypatch):
             layer.self_attn, "forward", lambda *a, _f=original, **k: _f(*a, **{**k, "is_causal": False})
         )
     with pytest.raises(OntogenyError, match="handed the mask of a window of 5 but runs as bidirectional"):
-        capture(model, token_ids(1, 16))
+        run_pass(model, token_ids(1, 16))
 
 
 def test_an_argument_that_alters_scores_is_refused(monkeypatch):
@@ -292,26 +264,26 @@ def test_an_argument_that_alters_scores_is_refused(monkeypatch):
     original = layer.forward
     monkeypatch.setattr(layer, "forward", lambda *a, **k: original(*a, **{**k, "position_bias": torch.zeros(1)}))
     with pytest.raises(OntogenyError, match="hands `position_bias` to its attention"):
-        capture(model, token_ids(1, 8))
+        run_pass(model, token_ids(1, 8))
 
 
 def test_activations_that_are_not_finite_are_refused():
     model = tiny("gpt_neox")
     nn.init.constant_(model.gpt_neox.layers[1].mlp.dense_4h_to_h.bias, float("inf"))
     with pytest.raises(OntogenyError, match="not finite"):
-        capture(model, token_ids(1, 8))
+        run_pass(model, token_ids(1, 8))
 
 
 def test_encoder_decoders_are_refused():
     config = transformers.T5Config(vocab_size=60, d_model=32, d_kv=8, num_layers=2, num_heads=4, d_ff=48)
     with pytest.raises(OntogenyError, match="encoder-decoder"):
-        capture(transformers.T5Model(config).eval(), token_ids(1, 8))
+        run_pass(transformers.T5Model(config).eval(), token_ids(1, 8))
 
 
 def test_peak_memory_does_not_hold_a_map_per_layer():
     """The largest tensors alive at once, at two lengths: linear in T, and no multiple of layers times T squared."""
     model = tiny("gpt_neox", num_hidden_layers=8, max_position_embeddings=2048)
-    peaks = {length: peak_bytes(partial(capture, model, token_ids(1, length))) for length in (512, 1024)}
+    peaks = {length: peak_bytes(partial(run_pass, model, token_ids(1, length))) for length in (512, 1024)}
     maps = 8 * 4 * 1024**2 * 4
     assert peaks[1024] < maps / 4
     assert peaks[1024] < 2.6 * peaks[512]

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from ontogeny.dynamics.corpus import Corpus
-from ontogeny.dynamics.measure import measure
+from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.progress import Progress
 from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.probes import ProbeSettings, make_probes
-from ontogeny.probes.capture import capture
+from ontogeny.probes.capture import Pass, Trace, run_pass
 from ontogeny.probes.capture.support import sampled_rows
 from ontogeny.probes.massive import is_massive
 from ontogeny.probes.scores import rows_needed, sink_scores
@@ -27,7 +27,7 @@ SEQUENCES, LENGTH = 5, 40
 def measured(model, names=("sinks", "waivers", "massive"), length=LENGTH, positions=16, batch_size=2):
     corpus = Corpus("random", token_ids(SEQUENCES, length).numpy(), "auto")
     probes = make_probes(names, ProbeSettings(length, positions))
-    return measure(model, corpus, probes, batch_size, Progress())
+    return measure_checkpoint(model, corpus, probes, batch_size, Progress())
 
 
 def eager_maps(model, length=LENGTH):
@@ -190,7 +190,7 @@ def test_head_classes_by_their_bounds(share, expected):
 
 @pytest.mark.parametrize(("length", "last"), [(64, 48), (65, 48), (20, 4), (100, 75)])
 def test_the_last_key_that_may_be_a_sink_has_just_rows_enough(length, last):
-    scores = sink_scores(capture(tiny("llama", max_position_embeddings=128), token_ids(1, length)), length)
+    scores = sink_scores(run_pass(tiny("llama", max_position_embeddings=128), token_ids(1, length)), length)
     assert scores.eligible[0, 0, 0].nonzero().max() == last
     assert scores.visible[0, 0, 0, last] == rows_needed(length)
 
@@ -236,10 +236,10 @@ def test_a_median_of_zero_gives_an_infinite_ratio_and_no_warning():
 
 
 def test_layers_with_different_numbers_of_heads_are_refused():
-    trace = capture(tiny("llama"), token_ids(1, 20))
+    trace = run_pass(tiny("llama"), token_ids(1, 20))
     layer = trace.layers[0]
     narrow = replace(layer, column_mass=layer.column_mass[:, :2], visible_rows=layer.visible_rows[:, :2])
-    uneven = replace(trace, layers=(narrow, *trace.layers[1:]))
+    uneven = Trace([Pass(trace.length, (narrow, *trace.layers[1:]), trace.depths, trace.attention)])
     for probe in make_probes(["sinks", "waivers"], ProbeSettings(20)).values():
         with pytest.raises(OntogenyError, match="between 2 and 4 heads"):
             probe.reduce(uneven)

@@ -73,10 +73,7 @@ class _Sums:
             whole.index_add_(-1, block.keys, columns)
         self.distance[block.units] += _distance(problem, block, rows, columns)
         if self.rows is not None and problem.inputs.rows is not None:
-            wanted = problem.inputs.rows
-            slots = ((wanted >= block.rows.start) & (wanted < block.rows.stop)).nonzero().squeeze(1)
-            chosen = rows.weights[:, :, wanted[slots] - block.rows.start]
-            self.rows[block.units, :, slots[:, None], block.key_indices(problem.device)] = chosen
+            _keep_rows(problem.inputs.rows, self.rows[block.units], block, rows.weights)
 
     def finish(self, problem: Problem) -> AttentionStats:
         def heads(x: Tensor) -> Tensor:
@@ -101,6 +98,15 @@ class _Sums:
             rows=None if self.rows is None else heads(self.rows),
             columns=None if inputs.columns is None else map_columns(inputs, inputs.columns, threshold[..., None]),
         )
+
+
+def _keep_rows(wanted: Tensor, kept: Tensor, block: Block, weights: Tensor) -> None:
+    slots = ((wanted >= block.rows.start) & (wanted < block.rows.stop)).nonzero().squeeze(1)
+    chosen = weights.index_select(2, wanted[slots] - block.rows.start)
+    if isinstance(block.keys, slice):
+        kept[..., block.keys].index_copy_(2, slots, chosen)
+    else:
+        kept[:, :, slots[:, None], block.keys] = chosen
 
 
 def _distance(problem: Problem, block: Block, rows: Weighed, columns: Tensor) -> Tensor:

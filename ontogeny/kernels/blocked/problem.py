@@ -92,9 +92,11 @@ class Problem:
         keys = block.key_indices(self.device)
         if self.may_hide_rows or self.inputs.window is not None:
             return scores.masked_fill_(~self._visible(block.units, block.rows, keys), floor)
-        # Causal and nothing else: only the square on the diagonal hides anything.
-        square = slice(block.rows.start, None)
-        scores[..., square].masked_fill_(~self._visible(block.units, block.rows, keys[square]), floor)
+        # Causal and nothing else: only the square on the diagonal hides anything. Zeroing it first, rather than filling
+        # it by a mask, is several times faster, and a NaN ahead of a query does not reach it.
+        size = block.rows.stop - block.rows.start
+        ahead = torch.full((size, size), floor, dtype=self.dtype, device=self.device).triu_(1)
+        scores[..., block.rows.start :].tril_().add_(ahead)
         return scores
 
     def _visible(self, units: slice, rows: slice, keys: Tensor) -> Tensor:

@@ -1,0 +1,30 @@
+"""The least time that the two passes can take on a GPU whose limits are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ontogeny.bench.cases import AttentionCase
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Operations a second: bfloat16 multiply-adds counted as two, and exponentials."""
+
+    matrix: float
+    exponential: float
+
+
+# Measured on an NVIDIA H200: a large bfloat16 product, and exp2 on every multiprocessor.
+LIMITS = {"H200": Limits(matrix=790e12, exponential=3.87e12)}
+
+
+def least_seconds(case: AttentionCase, device_name: str) -> float | None:
+    """Pass F: two products and an exponential a score; pass C: one of each. None for a device of unknown limits."""
+    limits = next((found for name, found in LIMITS.items() if name in device_name), None)
+    if limits is None:
+        return None
+    reach = case.length if case.window is None else min(case.window, case.length)
+    scores = case.batch * case.heads * (case.length * reach - reach * (reach - 1) / 2)
+    product, exponential = 2 * case.head_size * scores / limits.matrix, scores / limits.exponential
+    return max(2 * product, exponential) + max(product, exponential)

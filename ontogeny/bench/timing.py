@@ -1,0 +1,48 @@
+"""Time and memory of several ways to do the same, side by side in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ontogeny.bench.memory import peak_bytes
+
+WARM_UP = 2
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The median of a contender's times, and the tensors that it held at once."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def measure_costs(
+    contenders: Mapping[str, Callable[[], object]], device: torch.device, repeats: int
+) -> dict[str, Cost]:
+    """Run every contender in turn, round after round, and keep each one's median time; memory in a round of its own."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for round_number in range(WARM_UP + repeats):
+        for name, run in contenders.items():
+            seconds = _timed(run, device)
+            if round_number >= WARM_UP:
+                times[name].append(seconds)
+    return {name: Cost(statistics.median(times[name]), peak_bytes(run, device)) for name, run in contenders.items()}
+
+
+def _timed(run: Callable[[], object], device: torch.device) -> float:
+    if device.type != "cuda":
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
