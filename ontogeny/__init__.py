@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.series import Series
     from ontogeny.dynamics.sources import open_series
     from ontogeny.fitting import EmergenceCurve, EmergenceFit, fit
+    from ontogeny.probes.capture import Trace, attending, capture, trace_of
+    from ontogeny.probes.measure import measure
 
 __all__ = [
     "ArchSpec",
@@ -35,14 +37,19 @@ __all__ = [
     "OntogenyError",
     "Scan",
     "Series",
+    "Trace",
     "UsageError",
     "__version__",
+    "attending",
+    "capture",
     "fit",
     "fitting",
+    "measure",
     "open_scan",
     "open_series",
     "plots",
     "scan",
+    "trace_of",
 ]
 
 _HOMES = {
@@ -51,10 +58,15 @@ _HOMES = {
     "EmergenceFit": "ontogeny.fitting",
     "Scan": "ontogeny.dynamics.opening",
     "Series": "ontogeny.dynamics.series",
+    "Trace": "ontogeny.probes.capture",
+    "attending": "ontogeny.probes.capture",
+    "capture": "ontogeny.probes.capture",
     "fit": "ontogeny.fitting",
+    "measure": "ontogeny.probes.measure",
     "open_scan": "ontogeny.dynamics.opening",
     "open_series": "ontogeny.dynamics.sources",
     "scan": "ontogeny.dynamics.scan",
+    "trace_of": "ontogeny.probes.capture",
 }
 
 

@@ -16,7 +16,7 @@ import xarray as xr
 from ontogeny.dynamics.checkpoint import Checkpoint
 from ontogeny.dynamics.corpus import RANDOM, Corpus, make_corpus
 from ontogeny.dynamics.loading.model import available_device, known_dtype
-from ontogeny.dynamics.measure import measure
+from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.opening import Scan, join_checkpoints, open_scan, read_checkpoints
 from ontogeny.dynamics.progress import Progress
 from ontogeny.dynamics.series import Series
@@ -79,7 +79,7 @@ def scan(
         progress.note(f"not in the series, left out: steps {', '.join(selection.absent)}")
     _refuse_nonsense(series, length, batch_size, positions)
     known_dtype(dtype)
-    where = available_device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = available_device(device)
     kept = None if positions is None else min(positions, length)
     chosen = make_probes(probes, ProbeSettings(length, kept))
     tokens = make_corpus(corpus, series, sequences=sequences, length=length, bos=bos)
@@ -129,7 +129,7 @@ class _Work:
         """One checkpoint's dataset, with the dimension `checkpoint` and all attributes."""
         model = checkpoint.load(self.settings.dtype, self.device)
         self.progress.loaded()
-        dataset = measure(model, self.corpus, self.probes, self.batch_size, self.progress)
+        dataset = measure_checkpoint(model, self.corpus, self.probes, self.batch_size, self.progress)
         if dataset.attrs["attention"].startswith("unavailable"):
             self.progress.note(f"{checkpoint.name}: attention is {dataset.attrs['attention']}")
         labels = {

@@ -38,7 +38,7 @@ class SinksProbe:
         top = scores.alpha.masked_fill(~scores.eligible, -1.0).max(dim=-1)
         found = scores.eligible.any(-1)
         support = torch.stack([layer.support for layer in trace.layers], dim=1)
-        row_length = torch.stack([layer.row_length for layer in trace.layers], dim=1)[:, :, None]
+        row_length = torch.stack([layer.row_length for layer in trace.layers], dim=1)
         per_head = {
             name: torch.stack([getattr(layer, name) for layer in trace.layers], dim=1)
             for name in ("entropy", "row_max", "participation", "distance")

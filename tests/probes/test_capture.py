@@ -11,10 +11,10 @@ from torch import nn
 from transformers import AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from ontogeny.bench.memory import peak_bytes
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture import ATTENTION, RESIDUAL, capture, run_pass
 from ontogeny.probes.capture.support import sampled_rows, support_size
-from ontogeny.bench.memory import peak_bytes
 from tests.models import FAMILIES, tiny, tiny_falcon, token_ids
 
 LENGTH = 24

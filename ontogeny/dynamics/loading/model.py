@@ -48,7 +48,12 @@ def known_dtype(name: str) -> torch.dtype:
 
 
 def available_device(name: str) -> torch.device:
-    """The device of that name. Raises UsageError where it is not there, or cannot hold numbers."""
+    """The device of that name; `auto` is a GPU where there is one.
+
+    Raises UsageError where it is not there, or cannot hold numbers.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
         torch.empty(0, device=device)

@@ -1,6 +1,32 @@
-"""Makes the Trace: one forward pass of a transformers model, hooked and reduced as it runs."""
+"""Makes the Trace: forward passes of a model, hooked and reduced as they run."""
 
-from ontogeny.probes.capture.run import ATTENTION, RESIDUAL, capture
-from ontogeny.probes.capture.trace import CAPTURED, AttentionTrace, ResidualTrace, Trace
+# The function is registered with transformers on import.
+from ontogeny.probes.capture import attention as _registered  # noqa: F401
+from ontogeny.probes.capture.attending import attending
+from ontogeny.probes.capture.context import capture, run_pass
+from ontogeny.probes.capture.lens import trace_of
+from ontogeny.probes.capture.trace import (
+    ATTENTION,
+    CAPTURED,
+    NOT_ASKED,
+    RESIDUAL,
+    AttentionTrace,
+    Pass,
+    ResidualTrace,
+    Trace,
+)
 
-__all__ = ["ATTENTION", "CAPTURED", "RESIDUAL", "AttentionTrace", "ResidualTrace", "Trace", "capture"]
+__all__ = [
+    "ATTENTION",
+    "CAPTURED",
+    "NOT_ASKED",
+    "RESIDUAL",
+    "AttentionTrace",
+    "Pass",
+    "ResidualTrace",
+    "Trace",
+    "attending",
+    "capture",
+    "run_pass",
+    "trace_of",
+]

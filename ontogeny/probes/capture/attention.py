@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from ontogeny.errors import OntogenyError
-from ontogeny.kernels import AttentionStats, attention_stats
-from ontogeny.probes.capture.masks import Pattern, read_pattern
-from ontogeny.probes.capture.support import sampled_rows, support_size
+from ontogeny.kernels import attention, attention_stats
+from ontogeny.probes.capture.masks import Pattern, Visibility, read_pattern
+from ontogeny.probes.capture.reduce import reduce_attention
+from ontogeny.probes.capture.routing import ADVICE, NAME, running
+from ontogeny.probes.capture.settings import AttentionSettings
+from ontogeny.probes.capture.support import sampled_rows
 from ontogeny.probes.capture.trace import AttentionTrace
-
-NAME = "ontogeny"
 
 # Arguments that models hand to every attention function and that leave the scores alone.
 HARMLESS = frozenset(
@@ -38,96 +35,6 @@ HARMLESS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class IssuedMask:
-    """A mask that a model was handed for its layers: what is no padding (B, S), and the pattern that it stands for."""
-
-    valid: Tensor
-    pattern: Pattern
-    padded: bool
-
-
-class AttentionRecorder:
-    """Keeps one `AttentionTrace` for each attention module of a pass, and the masks that the pass was handed."""
-
-    def __init__(self, modules: list[nn.Module]) -> None:
-        self.modules = modules
-        self.traces: dict[nn.Module, list[AttentionTrace]] = {module: [] for module in modules}
-        self.issued: dict[int, IssuedMask] = {}
-
-    @property
-    def ran(self) -> bool:
-        """Whether any attention module came by."""
-        return any(self.traces.values())
-
-    def issue(self, valid: Tensor, pattern: Pattern) -> Tensor:
-        """Remember which pattern the mask `valid` stands for, and return it for the model to hand to its layers."""
-        self.issued[id(valid)] = IssuedMask(valid, pattern, not bool(valid.all()))
-        return valid
-
-    def padding(self, module: nn.Module, mask: Tensor | None, pattern: Pattern) -> Tensor | None:
-        """The padding of a call, None where there is none.
-
-        Raises OntogenyError where the mask is missing or not one that was issued, or stands for another pattern than
-        the attention is about to use.
-        """
-        name = type(module).__name__
-        if mask is None:
-            if not self.issued:
-                return None
-            raise OntogenyError(
-                f"{name} was handed no mask though its model made one: padding or a window would be missed; "
-                "scan with --probes massive"
-            )
-        issued = self.issued.get(id(mask))
-        if issued is None:
-            raise OntogenyError(
-                f"{name} got an attention mask of its model's own making, of shape {tuple(mask.shape)}, which is not "
-                "measured here: scan with --probes massive"
-            )
-        if issued.pattern != pattern:
-            raise OntogenyError(
-                f"{name} was handed the mask of {issued.pattern} but runs as {pattern}: its statistics would be "
-                "wrong; scan with --probes massive"
-            )
-        return mask if issued.padded else None
-
-    @contextmanager
-    def hooked(self, model: PreTrainedModel) -> Iterator[None]:
-        """Route the model's attention through this recorder; on leaving, everything is as it was."""
-        configs = {id(m.config): m.config for m in model.modules() if isinstance(m, PreTrainedModel)}
-        before = [(config, config._attn_implementation) for config in configs.values()]
-        token = _recorder.set(self)
-        try:
-            model.set_attn_implementation(NAME)
-            yield
-        finally:
-            _recorder.reset(token)
-            for config, implementation in before:
-                config._attn_implementation = implementation
-
-    def record(self, module: nn.Module, stats: AttentionStats, value: Tensor, pattern: Pattern) -> None:
-        """Reduce one call's statistics and values; a module that no block owns raises OntogenyError."""
-        if module not in self.traces:
-            raise OntogenyError(f"attention ran in {type(module).__name__}, which is no block's own attention module")
-        self.traces[module].append(_reduce(stats, value, pattern))
-
-    def finish(self) -> tuple[AttentionTrace, ...]:
-        """The traces in the order of the blocks. Raises OntogenyError unless each module ran exactly once."""
-        wrong = [(i, len(self.traces[m])) for i, m in enumerate(self.modules) if len(self.traces[m]) != 1]
-        if wrong:
-            layer, calls = wrong[0]
-            raise OntogenyError(
-                f"the attention of layer {layer} was seen {calls} times in one pass, expected once "
-                f"({len(wrong)} of {len(self.modules)} layers are so): its statistics would be wrong; "
-                "scan with --probes massive"
-            )
-        return tuple(self.traces[module][0] for module in self.modules)
-
-
-_recorder: ContextVar[AttentionRecorder] = ContextVar("ontogeny_attention_recorder")
-
-
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -142,31 +49,71 @@ def _attention(
     s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
-    unknown = sorted(name for name, value in others.items() if value is not None and name not in HARMLESS)
-    if unknown or dropout:
-        what = ", ".join(unknown) or "dropout"
-        raise OntogenyError(
-            f"{type(module).__name__} hands `{what}` to its attention, which changes the scores in a way that is not "
-            "measured here: scan with --probes massive"
-        )
+    name = type(module).__name__
+    _refuse_other_scores(name, dropout, others)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    length = key.shape[2]
-    pattern = Pattern.of(causal, sliding_window, length)
-    recorder = _recorder.get()
-    stats = attention_stats(
-        query,
-        key,
-        value,
-        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
-        causal=pattern.causal,
-        window=pattern.window,
-        softcap=softcap,
-        sinks=s_aux,
-        mask=recorder.padding(module, attention_mask, pattern),
-        rows=torch.tensor(sampled_rows(length), device=query.device),
+    pattern = Pattern.of(causal, sliding_window, key.shape[2])
+    route = running(name)
+    settings = route.settings
+    call: dict[str, Any] = {
+        "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
+        "causal": pattern.causal,
+        "window": pattern.window,
+        "softcap": softcap,
+        "mask": route.masks.padding(name, attention_mask, pattern),
+        "mechanism": settings.mechanism,
+        "mask_mod": settings.mask_mod,
+        "sinks": _sinks(name, s_aux, settings),
+    }
+    if route.recorder is None:
+        output = attention(query, key, value, **call)
+    else:
+        output, trace = _measured(query, key, value, call, settings, route.recorder.keeps_map(module))
+        route.recorder.record(module, trace)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def _measured(
+    query: Tensor, key: Tensor, value: Tensor, call: dict[str, Any], settings: AttentionSettings, keep_map: bool
+) -> tuple[Tensor, AttentionTrace]:
+    """A layer's output and what its trace keeps; `call` are the arguments that decide its scores."""
+    batch, heads, length, _ = query.shape
+    sampled = torch.tensor(sampled_rows(length), device=query.device)
+    asked = torch.arange(length, device=query.device) if keep_map else sampled
+    stats = attention_stats(query, key, value, **call, rows=asked, impl=settings.impl, output=settings.output)
+    assert stats.rows is not None
+    valid = call["mask"]
+    if valid is None:
+        valid = torch.ones(batch, length, dtype=torch.bool, device=query.device)
+    seen = Visibility(Pattern(call["causal"], call["window"]), valid, heads, settings.mask_mod)
+    trace = reduce_attention(
+        stats,
+        rows=stats.rows[:, :, sampled] if keep_map else stats.rows,
+        row_length=seen.of_rows(sampled).sum(-1),
+        seeing=seen.seeing_rows(),
+        whole=stats.rows if keep_map else None,
     )
-    recorder.record(module, stats, value, pattern)
-    return stats.output.transpose(1, 2).contiguous(), None
+    return stats.output, trace
+
+
+def _refuse_other_scores(name: str, dropout: float, others: dict[str, Any]) -> None:
+    unknown = sorted(argument for argument, value in others.items() if value is not None and argument not in HARMLESS)
+    if unknown:
+        raise OntogenyError(
+            f"{name} hands `{', '.join(unknown)}` to its attention, which changes the scores in a way that is not "
+            f"measured here: {ADVICE}"
+        )
+    if dropout:
+        raise OntogenyError(
+            f"{name} runs with attention dropout {dropout}, which is not computed here: call model.eval(), or set the "
+            "dropout of attention to 0 in the model's config before training"
+        )
+
+
+def _sinks(name: str, own: Tensor | None, settings: AttentionSettings) -> Tensor | float | None:
+    if own is not None and settings.sinks is not None:
+        raise OntogenyError(f"{name} has learned sinks of its own: expected sinks=None, got {settings.sinks}")
+    return settings.sinks if own is None else own
 
 
 def _mask(
@@ -185,30 +132,7 @@ def _mask(
         valid = torch.ones(batch_size, kv_length, dtype=torch.bool, device=where)
     else:
         valid = attention_mask[:, -kv_length:].bool().clone()
-    return _recorder.get().issue(valid, pattern)
-
-
-def _reduce(stats: AttentionStats, value: Tensor, pattern: Pattern) -> AttentionTrace:
-    """Means over the query rows that see a key; the map's sampled rows become their support, values their norm."""
-    assert stats.rows is not None
-    length = stats.rows.shape[-1]
-    rows = torch.tensor(sampled_rows(length), device=stats.rows.device)
-    keys = torch.arange(length, device=rows.device)
-    valid = stats.visible_rows[:, 0] > 0
-    row_length = (pattern.visible(rows[:, None], keys[None, :]) & valid[:, None, :]).sum(-1) * valid[:, rows]
-    count = valid.sum(1, keepdim=True).clamp_min(1)
-    value_norm = torch.linalg.vector_norm(value.to(stats.entropy.dtype), dim=-1)
-    return AttentionTrace(
-        column_mass=stats.column_mass,
-        visible_rows=stats.visible_rows,
-        value_norm=value_norm.repeat_interleave(stats.entropy.shape[1] // value.shape[1], dim=1),
-        entropy=stats.entropy.sum(-1) / count,
-        row_max=stats.row_max.sum(-1) / count,
-        participation=stats.participation.sum(-1) / count,
-        distance=stats.distance,
-        support=support_size(stats.rows),
-        row_length=row_length,
-    )
+    return running("the model").masks.issue(valid, pattern)
 
 
 AttentionInterface.register(NAME, _attention)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ontogeny.errors import OntogenyError
+from ontogeny.kernels.inputs import MaskMod
 
 CHECKED_ROWS = 256
 
@@ -40,6 +41,34 @@ class Pattern:
         return seen if self.window is None else seen & (queries - keys < self.window)
 
 
+@dataclass(frozen=True)
+class Visibility:
+    """A pattern, what is no padding, `valid` (B, T), and a mask function besides, in a layer of `heads` heads."""
+
+    pattern: Pattern
+    valid: Tensor
+    heads: int
+    mask_mod: MaskMod | None = None
+
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """Which keys the query `rows` (R,) see: bool (B, H, R, T)."""
+        i, j = rows[:, None], torch.arange(self.valid.shape[1], device=rows.device)
+        b = torch.arange(len(self.valid), device=rows.device).view(-1, 1, 1, 1)
+        h = torch.arange(self.heads, device=rows.device).view(-1, 1, 1)
+        seen = self.pattern.visible(i, j) & self.valid[b, i] & self.valid[b, j]
+        if self.mask_mod is not None:
+            seen = seen & self.mask_mod(b, h, i, j)
+        return seen.expand(-1, self.heads, -1, -1)
+
+    def seeing_rows(self) -> Tensor:
+        """How many query rows see a key: (B, H)."""
+        if self.mask_mod is None:
+            return self.valid.sum(1, keepdim=True).expand(-1, self.heads)
+        every = torch.arange(self.valid.shape[1], device=self.valid.device)
+        parts = [self.of_rows(rows).any(-1).sum(-1) for rows in every.split(CHECKED_ROWS)]
+        return torch.stack(parts).sum(0)
+
+
 def read_pattern(
     mask_function: Callable[..., Tensor], batch: int, queries: int, keys: int, window: int | None, device: torch.device
 ) -> Pattern:
@@ -60,6 +89,6 @@ def read_pattern(
         raise OntogenyError(
             "this model masks attention in a pattern that is neither bidirectional, causal nor a causal sliding window "
             "(packed sequences and chunked attention are such patterns): its attention cannot be measured; "
-            "pass unpacked sequences, or scan with --probes massive"
+            "pass unpacked sequences, or leave the attention out: needs={'residual'}, or scan with --probes massive"
         )
     return min(candidates, key=lambda one: (not one.causal, one.window or 0))

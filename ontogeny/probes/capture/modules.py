@@ -14,10 +14,12 @@ from ontogeny.errors import OntogenyError
 def find_blocks(model: PreTrainedModel) -> list[nn.Module]:
     """The residual blocks in order: those that the model's class declares, else its one list of `layers` blocks.
 
-    Raises OntogenyError for encoder-decoders, and where no such list is found.
+    Raises OntogenyError for encoder-decoders, models inside a TransformerBridge, and where no such list is found.
     """
     if model.config.is_encoder_decoder:
         raise OntogenyError(f"{type(model).__name__} is an encoder-decoder: expected a model with one stack of blocks")
+    if any(type(module).__module__.startswith("transformer_lens.") for module in model.modules()):
+        raise OntogenyError(f"this {type(model).__name__} is inside a TransformerBridge: expected the bridge itself")
     declared = _recorded(model, "hidden_states")
     if declared:
         return declared
@@ -29,6 +31,13 @@ def find_blocks(model: PreTrainedModel) -> list[nn.Module]:
             f"{len(lists)} lists of that length: its residual stream cannot be measured"
         )
     return list(lists[0])
+
+
+def find_owner(model: PreTrainedModel, blocks: list[nn.Module]) -> PreTrainedModel:
+    """The innermost model that holds all blocks: a pass runs its forward, whatever heads and wrappers are around it."""
+    inner = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
+    holding = [module for module in inner if set(blocks) <= set(module.modules())]
+    return holding[-1]
 
 
 def find_attention(model: PreTrainedModel, blocks: list[nn.Module]) -> list[nn.Module] | str:

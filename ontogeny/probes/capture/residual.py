@@ -9,17 +9,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.trace import ResidualTrace
 
 RANKS = 3
 
 
 class ResidualRecorder:
-    """Reduces the residual stream at every depth as it passes; `valid` (B, T) is False at padding."""
+    """Reduces the residual stream at every depth as it passes."""
 
-    def __init__(self, valid: Tensor | None) -> None:
+    def __init__(self) -> None:
+        self.begin(None)
+
+    def begin(self, valid: Tensor | None) -> None:
+        """A pass begins, whose padding is where `valid` (B, T) is False; what an unfinished one left is dropped."""
         self.valid = valid
+        self.length = 0
         self.depths: list[ResidualTrace] = []
+
+    def record(self, hidden: Tensor) -> None:
+        """The next depth: hidden (B, T, d)."""
+        self.length = hidden.shape[1]
+        self.depths.append(reduce_residual(hidden, self.valid))
+
+    def finish(self, blocks: int) -> tuple[ResidualTrace, ...]:
+        """All depths. Raises OntogenyError unless each of the blocks was seen once."""
+        if len(self.depths) != blocks + 1:
+            raise OntogenyError(
+                f"{len(self.depths) - 1} block outputs were seen in one pass, expected {blocks}: "
+                "the residual stream would be measured wrongly"
+            )
+        return tuple(self.depths)
 
     @contextmanager
     def hooked(self, blocks: list[nn.Module]) -> Iterator[None]:
@@ -33,10 +53,10 @@ class ResidualRecorder:
                 handle.remove()
 
     def _before_first(self, _block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.depths.append(reduce_residual(args[0] if args else kwargs["hidden_states"], self.valid))
+        self.record(args[0] if args else kwargs["hidden_states"])
 
     def _after_block(self, _block: nn.Module, _args: Any, output: Any) -> None:
-        self.depths.append(reduce_residual(output[0] if isinstance(output, tuple) else output, self.valid))
+        self.record(output[0] if isinstance(output, tuple) else output)
 
 
 def reduce_residual(hidden: Tensor, valid: Tensor | None = None) -> ResidualTrace:

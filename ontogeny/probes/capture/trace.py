@@ -1,10 +1,18 @@
-"""What one forward pass left behind, already reduced; B sequences of T tokens."""
+"""What forward passes left behind, already reduced; B sequences of T tokens."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
+
+from ontogeny.errors import OntogenyError
+
+ATTENTION = "attention"
+RESIDUAL = "residual"
 
 CAPTURED = "captured"
 NOT_ASKED = "not asked for"
@@ -16,8 +24,9 @@ class AttentionTrace:
 
     `column_mass` and `visible_rows` (B, H, T): see `AttentionStats`. `value_norm` (B, H, T): the Euclidean norm of each
     key's value, a shared value standing at each of its query heads. `entropy` (nats), `row_max`, `participation`
-    (keys) and `distance` (tokens) are (B, H): means over the valid query rows. `support` (B, H, R): the least number of
-    keys whose attention sums to 0.90 of the row; `row_length` (B, R): how many keys that row may see.
+    (keys) and `distance` (tokens) are (B, H): means over the query rows that see a key. `support` (B, H, R): the least
+    number of keys whose attention sums to 0.90 of the row; `row_length` (B, H, R): how many keys that row may see.
+    `map` (B, H, T, T): the attention of each query to each key, None unless the layer was asked for.
     """
 
     column_mass: Tensor
@@ -29,6 +38,7 @@ class AttentionTrace:
     distance: Tensor
     support: Tensor
     row_length: Tensor
+    map: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,100 @@ class ResidualTrace:
 
 
 @dataclass(frozen=True)
-class Trace:
-    """One forward pass: `layers` holds L attention traces, `depths` L + 1 residual traces, or neither if not asked for.
+class Pass:
+    """One forward pass on B sequences of `length` tokens; the fields are those of `Trace`."""
 
-    `attention` is `captured`, else `layers` is empty: `not asked for`, or `unavailable: ` and the reason.
-    """
-
+    length: int
     layers: tuple[AttentionTrace, ...]
     depths: tuple[ResidualTrace, ...]
     attention: str
+
+
+class Trace:
+    """The passes captured so far, joined along the sequences.
+
+    `layers` holds L attention traces and `depths` L + 1 residual traces; either is empty where it was not asked for.
+    `attention` is `captured`, else `layers` is empty: `not asked for`, or `unavailable: ` and the reason. `length` is
+    T. `notes` are facts about the model that a dataset made of the trace carries as attributes.
+
+    Reading a trace without a pass raises OntogenyError.
+    """
+
+    def __init__(self, passes: Iterable[Pass] = (), notes: Mapping[str, str] | None = None) -> None:
+        self.notes = dict(notes or {})
+        self._passes: list[Pass] = []
+        for one in passes:
+            self.add(one)
+
+    def add(self, one: Pass) -> None:
+        """Append a pass. Raises OntogenyError where its sequences are not as long as those before."""
+        if self._passes and one.length != self._passes[0].length:
+            raise OntogenyError(
+                f"this pass has {one.length} tokens a sequence, those captured before have {self._passes[0].length}: "
+                "expected one length in a trace; open another capture for it (generate() cannot be captured)"
+            )
+        self._passes.append(one)
+
+    @property
+    def layers(self) -> tuple[AttentionTrace, ...]:
+        """One attention trace a layer, or none."""
+        return self._joined().layers
+
+    @property
+    def depths(self) -> tuple[ResidualTrace, ...]:
+        """One residual trace a depth, or none."""
+        return self._joined().depths
+
+    @property
+    def attention(self) -> str:
+        """Whether `layers` is there, or why not."""
+        return self._joined().attention
+
+    @property
+    def length(self) -> int:
+        """Tokens in a sequence."""
+        return self._joined().length
+
+    @property
+    def available(self) -> frozenset[str]:
+        """What probes find in this trace: some of `attention` and `residual`."""
+        joined = self._joined()
+        return frozenset(name for name, parts in ((ATTENTION, joined.layers), (RESIDUAL, joined.depths)) if parts)
+
+    def __repr__(self) -> str:
+        if not self._passes:
+            return "Trace(no pass yet)"
+        one = self._joined()
+        sequences = len(one.layers[0].entropy if one.layers else one.depths[0].median_activation)
+        return f"Trace({sequences} sequences of {one.length} tokens, attention: {one.attention})"
+
+    def _joined(self) -> Pass:
+        if not self._passes:
+            raise OntogenyError(
+                "the trace is empty: no forward pass has come to its end inside `with ontogeny.capture(model)`; "
+                "run the model there, on whole sequences"
+            )
+        if len(self._passes) > 1:
+            self._passes = [_join(self._passes)]
+        return self._passes[0]
+
+
+def _join(passes: Sequence[Pass]) -> Pass:
+    first = passes[0]
+    return Pass(
+        length=first.length,
+        layers=tuple(_concatenate(parts) for parts in zip(*(one.layers for one in passes), strict=True)),
+        depths=tuple(_concatenate(parts) for parts in zip(*(one.depths for one in passes), strict=True)),
+        attention=first.attention,
+    )
+
+
+_Part = TypeVar("_Part", AttentionTrace, ResidualTrace)
+
+
+def _concatenate(parts: Sequence[_Part]) -> _Part:
+    joined: dict[str, Any] = {}
+    for field in fields(parts[0]):
+        values = [getattr(part, field.name) for part in parts]
+        joined[field.name] = None if values[0] is None else torch.cat(values)
+    return type(parts[0])(**joined)

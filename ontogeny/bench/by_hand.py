@@ -1,0 +1,60 @@
+"""The statistics of one forward pass as one would get them without Ontogeny: every map kept, then reduced."""
+
+from __future__ import annotations
+
+import warnings
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+RANKS = 3
+
+
+def from_transformers(model: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
+    """`output_attentions` and `output_hidden_states` of a model without its head, reduced."""
+    found = model.base_model(input_ids=ids, output_attentions=True, output_hidden_states=True, use_cache=False)
+    return _reduced(torch.stack(found.attentions, 1), torch.stack(found.hidden_states[:-1], 1))
+
+
+def from_transformer_lens(bridge: Any, ids: Tensor) -> dict[str, Tensor]:
+    """`run_with_cache` of a TransformerBridge, output head and all, its patterns and residual stream reduced."""
+    _, cache = bridge.run_with_cache(ids)
+    layers = range(len(bridge.blocks))
+    return _reduced(
+        torch.stack([cache["pattern", layer] for layer in layers], 1),
+        torch.stack([cache["resid_pre", layer] for layer in layers], 1),
+    )
+
+
+def lens_bridge(model: PreTrainedModel) -> Any:
+    """A TransformerBridge around the model, with a tokenizer of one word: it is run on ids alone."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    words = Tokenizer(WordLevel({"word": 0}, unk_token="word"))
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformer_lens.model_bridge import TransformerBridge
+
+        PreTrainedTokenizerFast(tokenizer_object=words, unk_token="word", bos_token="word").save_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        return TransformerBridge.boot_transformers("bench", hf_model=model, tokenizer=tokenizer, device=model.device)
+
+
+def _reduced(maps: Tensor, states: Tensor) -> dict[str, Tensor]:
+    """Maps (B, L, H, T, T) and residual states (B, L, T, width), causal, without padding."""
+    i = torch.arange(maps.shape[-1], device=maps.device)
+    logarithm = torch.where(maps > 0, maps, 1).log()
+    size = states.abs().flatten(2)
+    return {
+        "sink_score": maps.sum(-2) / (len(i) - i),
+        "entropy": -(maps * logarithm).sum(-1).mean(-1),
+        "row_max": maps.amax(-1).mean(-1),
+        "participation": (1 / maps.square().sum(-1)).mean(-1),
+        "distance": (maps * (i[:, None] - i).abs()).sum((-1, -2)) / len(i),
+        "top_activation": size.topk(RANKS, dim=-1).values,
+        "median_activation": size.median(-1).values,
+    }

@@ -1,0 +1,151 @@
+"""Runs kernel F, then kernel C, which needs F's logsumexp."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.runtime.jit import JITFunction
+
+from ontogeny.kernels.inputs import AttentionInputs
+from ontogeny.kernels.triton.columns import column_kernel
+from ontogeny.kernels.triton.configurations import column_configuration, forward_configuration, padded
+from ontogeny.kernels.triton.forward import forward_kernel
+from ontogeny.kernels.triton.padding import spans
+
+INTERPRETED = not isinstance(forward_kernel, JITFunction)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What the kernels leave: `output` (B, H, T, dv), unless SDPA is to say it; `column_mass` (B, H, S); float32.
+
+    All else is (B, H, T). `distance`, a row's mean |i - j|, is left without a causal mask only; `lse` means nothing for
+    a mechanism that has none.
+    """
+
+    output: Tensor | None
+    lse: Tensor
+    entropy: Tensor
+    row_max: Tensor
+    participation: Tensor
+    mass: Tensor
+    distance: Tensor | None
+    column_mass: Tensor
+
+
+def sweep(inputs: AttentionInputs) -> Swept:
+    """Both kernels, for inputs that they are made for."""
+    shared = _shared(inputs)
+    with torch.cuda.device(inputs.q.device) if inputs.q.is_cuda else contextlib.nullcontext():
+        rows = _run_forward(inputs, shared)
+        column_mass = _run_columns(inputs, shared, rows["LSE"])
+    return Swept(**{name.lower(): x for name, x in rows.items()}, column_mass=column_mass)
+
+
+def _run_forward(inputs: AttentionInputs, shared: dict[str, Any]) -> dict[str, Tensor | None]:
+    size = inputs.v.shape[-1]
+    chosen = forward_configuration(max(padded(size), shared["BLOCK_D"]), inputs.q.dtype)
+    v = _rows_whole(inputs.v)
+    names = ("LSE", "ENTROPY", "ROW_MAX", "PARTICIPATION", "MASS", *(() if inputs.causal else ("DISTANCE",)))
+    left: dict[str, Tensor | None] = {name: _empty(inputs.q, *inputs.q.shape[:3]) for name in names}
+    left.setdefault("DISTANCE", None)
+    left["OUTPUT"] = None
+    if inputs.output == "fused":
+        # The interpreter cuts off where a GPU rounds to bfloat16.
+        dtype = torch.float32 if shared["UPCAST"] else inputs.q.dtype
+        left["OUTPUT"] = _empty(inputs.q, *inputs.q.shape[:3], size, dtype=dtype)
+    sinks = None if inputs.sinks is None else inputs.sinks.detach().contiguous()
+    forward_kernel[_grid(inputs, inputs.queries, chosen.block_m)](
+        **shared,
+        **left,
+        **_strides("v", v),
+        V=v,
+        SINKS=sinks,
+        DV=size,
+        BLOCK_DV=padded(size),
+        BLOCK_M=chosen.block_m,
+        BLOCK_N=chosen.block_n,
+        HAS_OUTPUT=inputs.output == "fused",
+        **chosen.options,
+    )
+    if left["OUTPUT"] is not None:
+        left["OUTPUT"] = left["OUTPUT"].to(inputs.q.dtype)
+    return left
+
+
+def _run_columns(inputs: AttentionInputs, shared: dict[str, Any], lse: Tensor | None) -> Tensor:
+    chosen = column_configuration(shared["BLOCK_D"], inputs.q.dtype)
+    column_mass = _empty(inputs.q, *inputs.q.shape[:2], inputs.keys)
+    column_kernel[_grid(inputs, inputs.keys, chosen.block_n)](
+        **shared,
+        LSE=lse,
+        COLUMN_MASS=column_mass,
+        BLOCK_M=chosen.block_m,
+        BLOCK_N=chosen.block_n,
+        **chosen.options,
+    )
+    return column_mass
+
+
+def _shared(inputs: AttentionInputs) -> dict[str, Any]:
+    """The arguments that both kernels take."""
+    q, k = _rows_whole(inputs.q), _rows_whole(inputs.k)
+    unit = math.log2(math.e) if inputs.mechanism.name != "relu" else 1.0
+    cap = inputs.softcap
+    scale = abs(inputs.scale)
+    mask = inputs.mask
+    return {
+        "Q": q if inputs.scale >= 0 else -q,  # F takes a maximum before it scales
+        "K": k,
+        "THRESHOLDS": _thresholds(inputs),
+        "MASK": None if mask is None else mask.contiguous().view(torch.uint8),
+        "SPANS": None if mask is None else spans(mask),
+        **_strides("q", q),
+        **_strides("k", k),
+        "queries": inputs.queries,
+        "keys": inputs.keys,
+        "heads": q.shape[1],
+        "group": inputs.group,
+        "window": min(inputs.window or 0, inputs.keys),
+        "scale": scale * unit if cap is None else scale / cap,
+        "softcap": 0.0 if cap is None else cap * unit,
+        "D": q.shape[-1],
+        "BLOCK_D": padded(q.shape[-1]),
+        "MECHANISM": inputs.mechanism.name,
+        "CAUSAL": inputs.causal,
+        "WINDOWED": inputs.window is not None,
+        "CAPPED": cap is not None,
+        "HAS_MASK": mask is not None,
+        "UPCAST": INTERPRETED and q.dtype == torch.bfloat16,
+    }
+
+
+def _thresholds(inputs: AttentionInputs) -> Tensor | None:
+    """What weighs a sequence's keys: log2 n for sigmoid, n for ReLU; float32 (B,)."""
+    counts = inputs.key_counts().view(-1)
+    if inputs.mechanism.name == "sigmoid":
+        return counts.log2().float()
+    return counts.float() if inputs.mechanism.name == "relu" else None
+
+
+def _rows_whole(x: Tensor) -> Tensor:
+    """`x`, copied where the last dimension is strided."""
+    return x.detach() if x.stride(-1) == 1 else x.detach().contiguous()
+
+
+def _strides(name: str, x: Tensor) -> dict[str, int]:
+    return {f"{name}_batch": x.stride(0), f"{name}_head": x.stride(1), f"{name}_row": x.stride(2)}
+
+
+def _grid(inputs: AttentionInputs, rows: int, block: int) -> tuple[int]:
+    return (-(-rows // block) * inputs.q.shape[0] * inputs.q.shape[1],)
+
+
+def _empty(like: Tensor, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What a kernel fills; tests put NaN in it."""
+    return torch.empty(shape, dtype=dtype, device=like.device)

@@ -1,0 +1,53 @@
+"""`with attending(model, mechanism=...):` makes a transformers model compute its attention in another way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import cast
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ontogeny.errors import OntogenyError
+from ontogeny.kernels import MECHANISMS
+from ontogeny.kernels.inputs import MaskMod
+from ontogeny.probes.capture.context import is_captured
+from ontogeny.probes.capture.modules import find_attention, find_blocks, find_owner
+from ontogeny.probes.capture.routing import Route, route_of, routed
+from ontogeny.probes.capture.settings import AttentionSettings
+
+
+@contextmanager
+def attending(
+    model: PreTrainedModel,
+    mechanism: str = "softmax",
+    *,
+    sinks: Tensor | float | None = None,
+    mask_mod: MaskMod | None = None,
+) -> Iterator[None]:
+    """Inside the `with`, `model` attends by `mechanism`, a name in `kernels.MECHANISMS`, and can be trained so.
+
+    `sinks` is a logit for each head, (H,), which may be a parameter of one's own, or one number; `mask_mod` hides keys
+    besides those that the model hides (see `kernels.masks`). `capture` inside measures the same attention. On leaving,
+    the model attends as before. Attention dropout is not computed: set it to 0 in the config of a model to train.
+
+    Raises OntogenyError for an unknown mechanism and for a model whose attention cannot be replaced.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise OntogenyError(f"expected a transformers PreTrainedModel, got {type(model).__name__}")
+    if mechanism not in MECHANISMS:
+        raise OntogenyError(f"mechanism: expected one of {', '.join(MECHANISMS)}, got {mechanism!r}")
+    whole = cast(PreTrainedModel, model.base_model)
+    blocks = find_blocks(whole)
+    base = find_owner(whole, blocks)
+    if is_captured(base) or route_of(base) is not None:
+        raise OntogenyError(
+            f"{type(base).__name__} is inside another `capture` or `attending` already: enter `attending` once, and "
+            "`capture` inside it"
+        )
+    found = find_attention(whole, blocks)
+    if isinstance(found, str):
+        raise OntogenyError(f"the attention of {type(base).__name__} cannot be replaced: {found}")
+    with routed(base, Route(AttentionSettings(mechanism, sinks, mask_mod))):
+        yield

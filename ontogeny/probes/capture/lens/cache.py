@@ -1,0 +1,70 @@
+"""The trace of an `ActivationCache`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ontogeny.errors import OntogenyError
+from ontogeny.probes.capture.lens.bridge import as_bridge, notes_on, refuse_hidden_padding
+from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_trace
+from ontogeny.probes.capture.recorder import Wanted
+from ontogeny.probes.capture.residual import reduce_residual
+from ontogeny.probes.capture.trace import ATTENTION, CAPTURED, RESIDUAL, Pass, Trace
+
+OLDER_NAMES = {
+    "v.hook_out": "hook_v",
+    "o.hook_in": "hook_z",
+    "hook_in": "hook_resid_pre",
+    "hook_out": "hook_resid_post",
+}
+
+
+def trace_of(cache: Any, *, maps: Collection[int] = ()) -> Trace:
+    """The trace of a whole `ActivationCache`, as `run_with_cache` returns it; `maps` as in `capture`.
+
+    Raises OntogenyError where something is missing in the cache, or shows attention that cannot be measured.
+    """
+    stored, model = getattr(cache, "cache_dict", None), as_bridge(getattr(cache, "model", None))
+    if stored is None or model is None:
+        raise OntogenyError(
+            f"expected an ActivationCache that still has its model, got {type(cache).__name__}: pass the cache that "
+            "run_with_cache returned"
+        )
+    layers = len(model.blocks)
+    wanted = Wanted(frozenset({ATTENTION, RESIDUAL}), frozenset(maps), None)
+    wanted.refuse_absent_layers(layers)
+    read = _reader(stored, bool(cache.has_batch_dim))
+    tokens = stored.get("embed.hook_in")
+    if tokens is not None:
+        refuse_hidden_padding(model, tokens if cache.has_batch_dim else tokens[None])
+    traces = []
+    for layer in range(layers):
+        tensors = [read(f"blocks.{layer}.attn.", name) for name in LAYER_HOOKS]
+        trace, valid = layer_trace(f"layer {layer}", LayerTensors(*tensors), keep_map=layer in maps)
+        traces.append(trace)
+    states = [read("blocks.0.", "hook_in"), *(read(f"blocks.{layer}.", "hook_out") for layer in range(layers))]
+    padding = None if bool(valid.all()) else valid
+    with torch.no_grad():
+        depths = tuple(reduce_residual(state, padding) for state in states)
+    one = Pass(valid.shape[1], tuple(traces), depths, CAPTURED)
+    notes = notes_on(model)
+    for note in notes.values():
+        warnings.warn(note, stacklevel=2)
+    return Trace([one], notes)
+
+
+def _reader(stored: Mapping[str, Tensor], batched: bool) -> Callable[[str, str], Tensor]:
+    """Look a hook's tensor up by its own name or by TransformerLens' older one."""
+
+    def read(prefix: str, name: str) -> Tensor:
+        for key in (f"{prefix}{name}", f"{prefix}{OLDER_NAMES.get(name, name)}"):
+            if key in stored:
+                return stored[key] if batched else stored[key][None]
+        raise OntogenyError(f"the cache has no {key}: expected one that run_with_cache made of all hooks")
+
+    return read

@@ -1,0 +1,82 @@
+"""One layer's trace from what TransformerLens shows of it.
+
+What a layer's queries may see is read off its scores, whose hidden entries hold the least number of their dtype. The
+pattern must then be their softmax, and pattern times values what the output projection was given: an architecture
+whose hooks show something else is refused, never measured wrongly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ontogeny.errors import OntogenyError
+from ontogeny.kernels.maps import map_statistics
+from ontogeny.probes.capture.finite import require_finite
+from ontogeny.probes.capture.lens.bridge import OTHERWISE
+from ontogeny.probes.capture.reduce import reduce_attention
+from ontogeny.probes.capture.support import sampled_rows
+from ontogeny.probes.capture.trace import AttentionTrace
+
+# In the order in which a layer runs them, which is that of the fields of `LayerTensors`.
+LAYER_HOOKS = ("v.hook_out", "hook_attn_scores", "hook_pattern", "o.hook_in")
+
+
+@dataclass(frozen=True)
+class LayerTensors:
+    """What a layer's hooks show: `v` (B, T, Hkv, d), `scores` and `pattern` (B, H, T, T), and `z` (B, T, H, d)."""
+
+    v: Tensor
+    scores: Tensor
+    pattern: Tensor
+    z: Tensor
+
+
+@torch.no_grad()
+def layer_trace(where: str, shown: LayerTensors, keep_map: bool) -> tuple[AttentionTrace, Tensor]:
+    """The trace of the layer named by `where`, and its tokens that are no padding (B, T): those that see themselves.
+
+    Raises OntogenyError where the tensors do not belong to plain attention over whole sequences.
+    """
+    v, scores, pattern, z = shown.v, shown.scores, shown.pattern, shown.z
+    if pattern.ndim != 4 or pattern.shape != scores.shape or pattern.shape[-1] != pattern.shape[-2]:
+        raise OntogenyError(
+            f"{where}: expected attention of whole sequences, (B, H, T, T), got scores {tuple(scores.shape)} and a "
+            f"pattern {tuple(pattern.shape)}: run without a key-value cache and without pos_slice"
+        )
+    require_finite(v)
+    require_finite(pattern)
+    working = torch.float64 if pattern.dtype == torch.float64 else torch.float32
+    close = {torch.float32: 1e-4, torch.float64: 1e-6}.get(pattern.dtype, 2e-2)
+    seen = scores > torch.finfo(scores.dtype).min / 2
+    valid = seen.diagonal(dim1=-2, dim2=-1).all(1)
+    if not bool(valid.any(1).all()):
+        raise OntogenyError(f"{where}: a sequence has no token that sees itself: cannot be measured; {OTHERWISE}")
+    seen = seen & valid[:, None, :, None] & valid[:, None, None, :]
+    attention = pattern.to(working).masked_fill(~seen, 0)
+    softmax = scores.to(working).masked_fill(~seen, -torch.inf).softmax(-1).masked_fill(~seen, 0)
+    if not torch.allclose(attention, softmax, rtol=0, atol=close):
+        raise OntogenyError(
+            f"{where}: the pattern is not the softmax of the scores, so there is a sink, an edit by a hook, or another "
+            f"kind of attention that cannot be measured here; {OTHERWISE}"
+        )
+    values = v.to(working).transpose(1, 2).repeat_interleave(pattern.shape[1] // v.shape[2], dim=1)
+    output = attention @ values
+    error = (output.transpose(1, 2) - z.to(working))[valid].abs().amax()
+    if not bool(error <= 10 * close * values.abs().amax()):
+        raise OntogenyError(
+            f"{where}: pattern times values is not what the output projection was given, so the values are gated, "
+            f"clipped or edited by a hook besides; {OTHERWISE}"
+        )
+    rows = torch.tensor(sampled_rows(pattern.shape[-1]), device=pattern.device)
+    stats = map_statistics(attention, seen, values, output)
+    trace = reduce_attention(
+        stats,
+        rows=attention[:, :, rows],
+        row_length=seen[:, :, rows].sum(-1),
+        seeing=seen.any(-1).sum(-1),
+        whole=attention if keep_map else None,
+    )
+    return trace, valid

@@ -1,0 +1,32 @@
+"""From a layer's statistics to what a trace keeps of it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ontogeny.kernels import AttentionStats
+from ontogeny.probes.capture.support import support_size
+from ontogeny.probes.capture.trace import AttentionTrace
+
+
+def reduce_attention(
+    stats: AttentionStats, rows: Tensor, row_length: Tensor, seeing: Tensor, whole: Tensor | None
+) -> AttentionTrace:
+    """Means over the query rows that see a key, and the support of the sampled rows.
+
+    `rows` (B, H, R, T): the map's sampled rows; `row_length` (B, H, R): the keys that they may see; `seeing` (B, H):
+    how many rows see a key; `whole`: the map, where it is to be kept.
+    """
+    count = seeing.clamp_min(1)
+    return AttentionTrace(
+        column_mass=stats.column_mass,
+        visible_rows=stats.visible_rows,
+        value_norm=stats.value_norm,
+        entropy=stats.entropy.sum(-1) / count,
+        row_max=stats.row_max.sum(-1) / count,
+        participation=stats.participation.sum(-1) / count,
+        distance=stats.distance,
+        support=support_size(rows),
+        row_length=row_length,
+        map=whole,
+    )

@@ -1,0 +1,64 @@
+"""From traces to the labelled dataset: what a scan and a capture by hand have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.probes.capture import ATTENTION, Trace
+from ontogeny.probes.probe import Probe, ProbeSettings
+from ontogeny.probes.registry import DEFINITIONS, make_probes
+from ontogeny.version import __version__
+
+Arrays = dict[str, Tensor]
+
+
+def measure(trace: Trace, probes: Sequence[str] | None = None, positions: int | None = 16) -> xr.Dataset:
+    """Turn what `capture` recorded into a labelled dataset, with the variables that a scan has for one checkpoint.
+
+    `probes` are names of probes, None for all; those that need what was not captured are left out. `positions` is the
+    number of key positions to keep, None for all.
+
+    Raises OntogenyError for an empty trace and where no probe is left, UsageError for an unknown probe.
+    """
+    if not isinstance(trace, Trace):
+        raise OntogenyError(f"expected a Trace, as `with ontogeny.capture(model) as trace` gives, got {type(trace)}")
+    if positions is not None and positions < 1:
+        raise UsageError(f"expected at least one position, got {positions}")
+    kept = None if positions is None else min(positions, trace.length)
+    chosen = make_probes(probes, ProbeSettings(trace.length, kept))
+    dataset = label(chosen, [reduce_trace(chosen, trace)], trace)
+    return dataset.assign_attrs(
+        length=trace.length,
+        positions="all" if kept is None else kept,
+        definitions=DEFINITIONS,
+        ontogeny_version=__version__,
+    )
+
+
+def reduce_trace(probes: Mapping[str, Probe], trace: Trace) -> dict[str, Arrays]:
+    """The arrays of each probe that finds what it needs. Raises OntogenyError where none does."""
+    possible = {name: probe for name, probe in probes.items() if probe.needs <= trace.available}
+    if not possible and ATTENTION not in trace.available:
+        raise OntogenyError(f"attention is {trace.attention}; the probes asked for need it: add --probes massive")
+    if not possible:
+        raise OntogenyError(
+            f"the probes asked for need more than {', '.join(sorted(trace.available))}: capture with more `needs`"
+        )
+    return {name: probe.reduce(trace) for name, probe in possible.items()}
+
+
+def label(probes: Mapping[str, Probe], parts: Sequence[Mapping[str, Arrays]], trace: Trace) -> xr.Dataset:
+    """Join the arrays of one or more traces, in order, and name them; `trace` is one of these, for the attributes."""
+    datasets = [probes[name].dataset(_to_host([part[name] for part in parts])) for name in parts[0]]
+    joined = xr.merge(datasets, join="exact", combine_attrs="no_conflicts", compat="no_conflicts")
+    return joined.assign_attrs(attention=trace.attention, **trace.notes)
+
+
+def _to_host(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:
+    return {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
