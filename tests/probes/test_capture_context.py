@@ -332,7 +332,7 @@ def test_what_is_no_model_of_transformers_is_refused(model):
 
 def test_a_compiled_model_is_refused_with_the_way_out():
     with (
-        pytest.raises(OntogenyError, match="before torch.compile wraps it"),
+        pytest.raises(OntogenyError, match=r"before torch\.compile wraps it"),
         ontogeny.capture(torch.compile(tiny("llama"), backend="eager")),
     ):
         pass

@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """Which tiles a program visits, and which of them need no mask.
 
 A program holds one tile and streams those of the other side: a query tile the keys, a key tile the queries. Both

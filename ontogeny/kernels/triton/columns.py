@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """Kernel C, key-major: the attention that each key receives, summed in one order always, so without atomics."""
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def column_kernel(
         first, queries, window, SPANS, BLOCK_M, BLOCK_N, CAUSAL, WINDOWED, HAS_MASK
     )
     for part in tl.static_range(3):
-        if part > 0 or CAUSAL or HAS_MASK:
+        if part > 0 or (CAUSAL or HAS_MASK):
             start, stop = part_of(part, lo, whole_lo, whole_hi, hi)
             acc = _receive(
                 acc, k, j, some, threshold, start, stop, Q, LSE, MASK, q_row, queries, window, scale, softcap,
@@ -70,9 +70,8 @@ def _receive(
             s -= (lse * LOG2E)[:, None]
         if MASKED:
             some_i = tokens(MASK, i, queries, HAS_MASK)
-            s = tl.where(
-                visible(i[:, None], j[None, :], some_i[:, None], some[None, :], window, CAUSAL, WINDOWED), s, HIDDEN
-            )
+            seen = visible(i[:, None], j[None, :], some_i[:, None], some[None, :], window, CAUSAL, WINDOWED)
+            s = tl.where(seen, s, HIDDEN)
         if ONLINE:
             acc += tl.exp2(s)
         else:

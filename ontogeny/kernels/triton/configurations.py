@@ -1,43 +1,69 @@
-"""Tile sizes, warps and stages: a plain function, for a search would make runs differ and not work everywhere."""
+"""Tile sizes, warps and stages, by a plain function: a search would differ from run to run, and on a CPU it fails.
+
+Chosen from what ptxas reports for sm_90, not from timings. 16-bit: the loop over whole tiles spills no register at a
+head size up to 128, and a key tile is 128 wide, for a narrower one would read the queries from L2 faster than L2 can.
+float32 has no tensor cores at full precision: small tiles keep its products in registers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+
+# What a thread block may take on an H100 or H200, in bytes.
+HOPPER_SHARED_MEMORY = 227 * 1024
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """Tiles of `block_m` queries and `block_n` keys; `options` are Triton's own."""
+    """Tiles of `block_m` queries and `block_n` keys; a limit of `registers` a thread makes room for a second block."""
 
     block_m: int
     block_n: int
     num_warps: int
     num_stages: int
+    registers: int | None = None
 
-    @property
-    def options(self) -> dict[str, int]:
-        """The arguments of a kernel's launch."""
-        return {"num_warps": self.num_warps, "num_stages": self.num_stages}
+    def launch_options(self) -> dict[str, int | bool | None]:
+        """Triton's own arguments. Multiply-adds are fused, which Triton 3.10 no longer does unasked."""
+        return {
+            "num_warps": self.num_warps,
+            "num_stages": self.num_stages,
+            "maxnreg": self.registers,
+            "enable_fp_fusion": True,
+        }
 
 
 def padded(size: int) -> int:
-    """The size of the tile that holds a head of this size: a power of two, and no less than a product takes."""
+    """The width of the tile that holds a head of this size: a power of two, no less than a product takes."""
     return max(16, 1 << (size - 1).bit_length())
 
 
-def forward_configuration(size: int, dtype: torch.dtype) -> Configuration:
-    """For kernel F; `size`: of the larger of the head's key and value, padded."""
+def forward_configuration(width: int, dtype: torch.dtype, shared_memory: int = HOPPER_SHARED_MEMORY) -> Configuration:
+    """For kernel F; `width`: of the wider of the key's and the value's tile; fewer stages where memory is short."""
     if dtype == torch.float32:
-        return Configuration(64, 32, 4, 2) if size <= 128 else Configuration(32, 16, 4, 1)
-    if size <= 64:
-        return Configuration(128, 64, 8, 3)
-    return Configuration(128, 64, 8, 2)
+        chosen = Configuration(32, 32, 4, 2) if width <= 64 else Configuration(32, 16, 4 if width <= 128 else 8, 2)
+    elif width <= 64:
+        chosen = Configuration(128, 64, 8, 3, registers=128)
+    else:
+        chosen = Configuration(128, 64, 8, 3) if width <= 128 else Configuration(128, 32, 8, 2)
+    row = width * dtype.itemsize
+    return _fitted(chosen, chosen.block_m * row, 2 * chosen.block_n * row, shared_memory)
 
 
-def column_configuration(size: int, dtype: torch.dtype) -> Configuration:
-    """For kernel C."""
+def column_configuration(width: int, dtype: torch.dtype, shared_memory: int = HOPPER_SHARED_MEMORY) -> Configuration:
+    """For kernel C; `width`: of the key's tile."""
     if dtype == torch.float32:
-        return Configuration(32, 64, 4, 2) if size <= 128 else Configuration(16, 32, 4, 1)
-    return Configuration(64, 128, 8, 3 if size <= 128 else 2)
+        narrow = Configuration(32, 32, 4, 2) if width <= 64 else Configuration(32, 16, 8, 2)
+        chosen = narrow if width <= 128 else Configuration(16, 16, 8, 1)
+    else:
+        chosen = Configuration(64, 128, 4 if width <= 128 else 8, 2)
+    row = width * dtype.itemsize
+    return _fitted(chosen, chosen.block_n * row, chosen.block_m * row, shared_memory)
+
+
+def _fitted(chosen: Configuration, held: int, streamed: int, shared_memory: int) -> Configuration:
+    """As many stages of `streamed` bytes as fit beside the tile that is held, and one at least."""
+    room = (shared_memory - held) // streamed
+    return replace(chosen, num_stages=max(1, min(chosen.num_stages, room)))

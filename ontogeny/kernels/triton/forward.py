@@ -1,4 +1,4 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """Kernel F, query-major: the output, and every statistic of a row, in one pass over the keys."""
 
 from __future__ import annotations
@@ -42,40 +42,45 @@ def forward_kernel(
     if MECHANISM == "sigmoid" or MECHANISM == "relu":
         threshold = tl.load(THRESHOLDS + b)
 
-    l, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
-    u, w, far, m, top, sink = l, l, l, l + FLOOR, l + FLOOR, 0.0
+    total, acc = tl.zeros([BLOCK_M], tl.float32), tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+    energy, squares, far, m, top, sink = total, total, total, total + FLOOR, total + FLOOR, 0.0
     if MECHANISM == "softmax_sink":
         sink = tl.load(SINKS + h).to(tl.float32) * LOG2E
         m = tl.maximum(m, sink)
     lo, whole_lo, whole_hi, hi = key_bounds(first, keys, window, SPANS, BLOCK_M, BLOCK_N, CAUSAL, WINDOWED, HAS_MASK)
     for part in tl.static_range(3):
-        if part > 0 or WINDOWED or HAS_MASK:
+        if part > 0 or (WINDOWED or HAS_MASK):
             start, stop = part_of(part, lo, whole_lo, whole_hi, hi)
-            m, l, u, w, top, far, acc = _attend(
-                m, l, u, w, top, far, acc, q, i, some, threshold, start, stop, K, V, MASK, k_row, v_row, keys, window,
-                scale, softcap, D, DV, BLOCK_D, BLOCK_DV, BLOCK_N, MECHANISM, CAUSAL, WINDOWED, CAPPED, HAS_MASK,
-                HAS_OUTPUT, UPCAST, part != 1,
+            m, total, energy, squares, top, far, acc = _attend(
+                m, total, energy, squares, top, far, acc, q, i, some, threshold, start, stop, K, V, MASK,
+                k_row, v_row, keys, window, scale, softcap, D, DV, BLOCK_D, BLOCK_DV, BLOCK_N,
+                MECHANISM, CAUSAL, WINDOWED, CAPPED, HAS_MASK, HAS_OUTPUT, UPCAST, part != 1,
             )  # fmt: skip
-    lse, entropy, row_max, participation, mass, share = finish(m, l, u, w, top, sink, threshold, some, MECHANISM)
-    rows = head * queries + i
-    _store_row(
-        rows, i < queries, LSE, lse, ENTROPY, entropy, ROW_MAX, row_max, PARTICIPATION, participation, MASS, mass
+    lse, entropy, row_max, participation, mass, share = finish(
+        m, total, energy, squares, top, sink, threshold, some, MECHANISM
     )
+    rows, inside = head * queries + i, i < queries
+    tl.store(LSE + rows, lse, mask=inside)
+    tl.store(ENTROPY + rows, entropy, mask=inside)
+    tl.store(ROW_MAX + rows, row_max, mask=inside)
+    tl.store(PARTICIPATION + rows, participation, mask=inside)
+    tl.store(MASS + rows, mass, mask=inside)
     if not CAUSAL:
-        tl.store(DISTANCE + rows, tl.where(some, far * share, 0.0), mask=i < queries)
+        tl.store(DISTANCE + rows, tl.where(some, far * share, 0.0), mask=inside)
     if HAS_OUTPUT:
         column = tl.arange(0, BLOCK_DV)
         acc = tl.where(some[:, None], acc * share[:, None], 0.0).to(OUTPUT.dtype.element_ty)
         at = OUTPUT + rows[:, None] * DV + column[None, :]
-        tl.store(at, acc, mask=(i < queries)[:, None] & (column < DV)[None, :])
+        tl.store(at, acc, mask=inside[:, None] & (column < DV)[None, :])
 
 
 @triton.jit
 def _attend(
-    m, l, u, w, top, far, acc, q, i, some, threshold, start, stop, K, V, MASK, k_row, v_row, keys, window,
-    scale, softcap, D: tl.constexpr, DV: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
-    BLOCK_N: tl.constexpr, MECHANISM: tl.constexpr, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr,
-    HAS_MASK: tl.constexpr, HAS_OUTPUT: tl.constexpr, UPCAST: tl.constexpr, MASKED: tl.constexpr,
+    m, total, energy, squares, top, far, acc, q, i, some, threshold, start, stop, K, V, MASK,
+    k_row, v_row, keys, window, scale, softcap, D: tl.constexpr, DV: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_N: tl.constexpr, MECHANISM: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, HAS_MASK: tl.constexpr,
+    HAS_OUTPUT: tl.constexpr, UPCAST: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """The sums and the output moved on over the keys `start` to `stop`; MASKED where one of them may be hidden."""
     ONLINE: tl.constexpr = MECHANISM == "softmax" or MECHANISM == "softmax_sink"
@@ -83,37 +88,23 @@ def _attend(
         k = load_rows(K, k_row, n, keys, BLOCK_N, D, BLOCK_D, MASKED)
         j = n + tl.arange(0, BLOCK_N)
         s, unit = product(q, tl.trans(k), UPCAST), scale
-        if MASKED or CAPPED or not ONLINE:
+        if MASKED or (CAPPED or not ONLINE):
             s, unit = scores(s, scale, softcap, CAPPED), 1.0
         if MASKED:
-            seen = visible(
-                i[:, None],
-                j[None, :],
-                some[:, None],
-                tokens(MASK, j, keys, HAS_MASK)[None, :],
-                window,
-                CAUSAL,
-                WINDOWED,
-            )
+            some_j = tokens(MASK, j, keys, HAS_MASK)
+            seen = visible(i[:, None], j[None, :], some[:, None], some_j[None, :], window, CAUSAL, WINDOWED)
             s = tl.where(seen, s, HIDDEN)
         if ONLINE:
-            p, shrink, m, l, u, w, top = softmax_step(s, unit, m, l, u, w, top, MECHANISM == "softmax_sink")
+            p, shrink, m, total, energy, squares, top = softmax_step(
+                s, unit, m, total, energy, squares, top, MECHANISM == "softmax_sink"
+            )
             acc, far = acc * shrink[:, None], far * shrink
         else:
             p, log_p = unnormalised(s, threshold, MECHANISM)
-            l, u, w, top = unnormalised_step(p, log_p, l, u, w, top)
+            total, energy, squares, top = unnormalised_step(p, log_p, total, energy, squares, top)
         if not CAUSAL:
             far += tl.sum(p * tl.abs(i[:, None] - j[None, :]).to(tl.float32), 1)
         if HAS_OUTPUT:
             v = load_rows(V, v_row, n, keys, BLOCK_N, DV, BLOCK_DV, MASKED)
             acc += product(p, v, UPCAST)
-    return m, l, u, w, top, far, acc
-
-
-@triton.jit
-def _store_row(at, inside, LSE, lse, ENTROPY, entropy, ROW_MAX, row_max, PARTICIPATION, participation, MASS, mass):
-    tl.store(LSE + at, lse, mask=inside)
-    tl.store(ENTROPY + at, entropy, mask=inside)
-    tl.store(ROW_MAX + at, row_max, mask=inside)
-    tl.store(PARTICIPATION + at, participation, mask=inside)
-    tl.store(MASS + at, mass, mask=inside)
+    return m, total, energy, squares, top, far, acc

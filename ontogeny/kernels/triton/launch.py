@@ -1,3 +1,4 @@
+# mypy: disable-error-code="import-untyped,import-not-found"
 """Runs kernel F, then kernel C, which needs F's logsumexp."""
 
 from __future__ import annotations
@@ -13,7 +14,12 @@ from triton.runtime.jit import JITFunction
 
 from ontogeny.kernels.inputs import AttentionInputs
 from ontogeny.kernels.triton.columns import column_kernel
-from ontogeny.kernels.triton.configurations import column_configuration, forward_configuration, padded
+from ontogeny.kernels.triton.configurations import (
+    HOPPER_SHARED_MEMORY,
+    column_configuration,
+    forward_configuration,
+    padded,
+)
 from ontogeny.kernels.triton.forward import forward_kernel
 from ontogeny.kernels.triton.padding import spans
 
@@ -42,44 +48,44 @@ def sweep(inputs: AttentionInputs) -> Swept:
     """Both kernels, for inputs that they are made for."""
     shared = _shared(inputs)
     with torch.cuda.device(inputs.q.device) if inputs.q.is_cuda else contextlib.nullcontext():
-        rows = _run_forward(inputs, shared)
+        output, rows = _run_forward(inputs, shared)
         column_mass = _run_columns(inputs, shared, rows["LSE"])
-    return Swept(**{name.lower(): x for name, x in rows.items()}, column_mass=column_mass)
+    distance = rows.pop("DISTANCE", None)
+    return Swept(output, **{name.lower(): x for name, x in rows.items()}, distance=distance, column_mass=column_mass)
 
 
-def _run_forward(inputs: AttentionInputs, shared: dict[str, Any]) -> dict[str, Tensor | None]:
+def _run_forward(inputs: AttentionInputs, shared: dict[str, Any]) -> tuple[Tensor | None, dict[str, Tensor]]:
+    """The output, and the rows' statistics by the names that the kernel has for them."""
     size = inputs.v.shape[-1]
-    chosen = forward_configuration(max(padded(size), shared["BLOCK_D"]), inputs.q.dtype)
+    width = max(padded(size), shared["BLOCK_D"])
+    chosen = forward_configuration(width, inputs.q.dtype, _shared_memory(inputs.q.device))
     v = _rows_whole(inputs.v)
-    names = ("LSE", "ENTROPY", "ROW_MAX", "PARTICIPATION", "MASS", *(() if inputs.causal else ("DISTANCE",)))
-    left: dict[str, Tensor | None] = {name: _empty(inputs.q, *inputs.q.shape[:3]) for name in names}
-    left.setdefault("DISTANCE", None)
-    left["OUTPUT"] = None
+    names = ["LSE", "ENTROPY", "ROW_MAX", "PARTICIPATION", "MASS", *([] if inputs.causal else ["DISTANCE"])]
+    rows = {name: _empty(inputs.q, *inputs.q.shape[:3]) for name in names}
+    output = None
     if inputs.output == "fused":
         # The interpreter cuts off where a GPU rounds to bfloat16.
         dtype = torch.float32 if shared["UPCAST"] else inputs.q.dtype
-        left["OUTPUT"] = _empty(inputs.q, *inputs.q.shape[:3], size, dtype=dtype)
-    sinks = None if inputs.sinks is None else inputs.sinks.detach().contiguous()
+        output = _empty(inputs.q, *inputs.q.shape[:3], size, dtype=dtype)
     forward_kernel[_grid(inputs, inputs.queries, chosen.block_m)](
+        **{"DISTANCE": None, **rows},
         **shared,
-        **left,
         **_strides("v", v),
         V=v,
-        SINKS=sinks,
+        OUTPUT=output,
+        SINKS=None if inputs.sinks is None else inputs.sinks.detach().contiguous(),
         DV=size,
         BLOCK_DV=padded(size),
         BLOCK_M=chosen.block_m,
         BLOCK_N=chosen.block_n,
-        HAS_OUTPUT=inputs.output == "fused",
-        **chosen.options,
+        HAS_OUTPUT=output is not None,
+        **chosen.launch_options(),
     )
-    if left["OUTPUT"] is not None:
-        left["OUTPUT"] = left["OUTPUT"].to(inputs.q.dtype)
-    return left
+    return None if output is None else output.to(inputs.q.dtype), rows
 
 
-def _run_columns(inputs: AttentionInputs, shared: dict[str, Any], lse: Tensor | None) -> Tensor:
-    chosen = column_configuration(shared["BLOCK_D"], inputs.q.dtype)
+def _run_columns(inputs: AttentionInputs, shared: dict[str, Any], lse: Tensor) -> Tensor:
+    chosen = column_configuration(shared["BLOCK_D"], inputs.q.dtype, _shared_memory(inputs.q.device))
     column_mass = _empty(inputs.q, *inputs.q.shape[:2], inputs.keys)
     column_kernel[_grid(inputs, inputs.keys, chosen.block_n)](
         **shared,
@@ -87,7 +93,7 @@ def _run_columns(inputs: AttentionInputs, shared: dict[str, Any], lse: Tensor | 
         COLUMN_MASS=column_mass,
         BLOCK_M=chosen.block_m,
         BLOCK_N=chosen.block_n,
-        **chosen.options,
+        **chosen.launch_options(),
     )
     return column_mass
 
@@ -140,6 +146,14 @@ def _rows_whole(x: Tensor) -> Tensor:
 
 def _strides(name: str, x: Tensor) -> dict[str, int]:
     return {f"{name}_batch": x.stride(0), f"{name}_head": x.stride(1), f"{name}_row": x.stride(2)}
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that a thread block may take."""
+    if device.type != "cuda":
+        return HOPPER_SHARED_MEMORY
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", properties.shared_memory_per_block))
 
 
 def _grid(inputs: AttentionInputs, rows: int, block: int) -> tuple[int]:

@@ -1,12 +1,13 @@
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """The running sums of a row, and the statistics that they amount to.
 
-Softmax is computed online: with m the running maximum, in units of log 2, and p = 2^(s - m) the sums are l = sum p,
-u = sum p (s - m) and w = sum p^2. When m moves to m', with a = 2^(m - m'): u <- a (u + (m - m') l), l <- a l,
-w <- a^2 w. At the end the entropy is ln l - u / l, the largest weight 1 / l, the participation l^2 / w.
+Softmax is computed online: with m the running maximum, in units of log 2, and p = 2^(s - m), the sums are
+`total` = sum p, `energy` = sum p (s - m) and `squares` = sum p^2. When m moves to m', with a = 2^(m - m'): energy <-
+a (energy + (m - m') total), total <- a total, squares <- a^2 squares. At the end the entropy is log total - energy /
+total, the largest weight 1 / total, and the participation total^2 / squares.
 
-The other mechanisms have no m: p is the weight itself, u = sum p log p, and the same formulas hold of the row divided
-by its mass l.
+The other mechanisms have no m: p is the weight itself and energy = sum p log p. Then the formulas for entropy and
+participation are those of the row divided by its mass.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ BOOST: tl.constexpr = tl.constexpr(2.0**32)
 
 
 @triton.jit
-def softmax_step(s, unit, m, l, u, w, top, SINK: tl.constexpr):
+def softmax_step(s, unit, m, total, energy, squares, top, SINK: tl.constexpr):
     """The weights of a tile of scores s * unit, what older weights shrink to, and the sums moved on."""
     highest = tl.max(s, 1) * unit
     moved = tl.maximum(m, highest)
@@ -30,29 +31,35 @@ def softmax_step(s, unit, m, l, u, w, top, SINK: tl.constexpr):
     shrink = tl.exp2(shift)
     z = s * unit - moved[:, None]
     p = tl.exp2(z)
-    u = shrink * (u + shift * l) + tl.sum(p * z, 1)
-    l = shrink * l + tl.sum(p, 1)
-    w = shrink * shrink * w + tl.sum(p * p, 1)
+    energy = shrink * (energy + shift * total) + tl.sum(p * z, 1)
+    total = shrink * total + tl.sum(p, 1)
+    squares = shrink * shrink * squares + tl.sum(p * p, 1)
     if SINK:  # m may be the sink's
         top = tl.maximum(top, highest)
-    return p, shrink, moved, l, u, w, top
+    return p, shrink, moved, total, energy, squares, top
 
 
 @triton.jit
-def unnormalised_step(p, log_p, l, u, w, top):
+def unnormalised_step(p, log_p, total, energy, squares, top):
     """The sums moved on by a tile of weights."""
     boosted = p * BOOST
-    return l + tl.sum(p, 1), u + tl.sum(p * log_p, 1), w + tl.sum(boosted * boosted, 1), tl.maximum(top, tl.max(p, 1))
+    total += tl.sum(p, 1)
+    energy += tl.sum(p * log_p, 1)
+    squares += tl.sum(boosted * boosted, 1)
+    return total, energy, squares, tl.maximum(top, tl.max(p, 1))
 
 
 @triton.jit
-def finish(m, l, u, w, top, sink, threshold, some, MECHANISM: tl.constexpr):
+def finish(m, total, energy, squares, top, sink, threshold, some, MECHANISM: tl.constexpr):
     """lse, entropy, row_max, participation, mass, and what a sum over p is multiplied by; all 0 without `some`."""
-    if MECHANISM == "softmax" or MECHANISM == "softmax_sink":
-        result = _finish_softmax(m, l, u, w, top, sink, some, MECHANISM == "softmax_sink")
+    total, squares = tl.where(some, total, 1.0), tl.where(some, squares, 1.0)
+    if MECHANISM == "softmax":
+        lse, entropy, row_max, participation, mass, share = _finish_softmax(m, total, energy, squares, m)
+    elif MECHANISM == "softmax_sink":
+        lse, entropy, row_max, participation, mass, share = _finish_with_sink(m, total, energy, squares, top, sink)
     else:
-        result = _finish_unnormalised(l, u, w, top, threshold, some, MECHANISM)
-    lse, entropy, row_max, participation, mass, share = result
+        unit = 1.0 / threshold if MECHANISM == "relu" else 1.0
+        lse, entropy, row_max, participation, mass, share = _finish_unnormalised(total, energy, squares, top, unit)
     # A maximum forgets NaN; a sum does not.
     row_max = tl.where(mass == mass, row_max, mass)
     return (
@@ -66,28 +73,31 @@ def finish(m, l, u, w, top, sink, threshold, some, MECHANISM: tl.constexpr):
 
 
 @triton.jit
-def _finish_softmax(m, l, u, w, top, sink, some, SINK: tl.constexpr):
-    l, w = tl.where(some, l, 1.0), tl.where(some, w, 1.0)
-    total, highest = l, m
-    if SINK:
-        # Only here, so that `mass` is the keys' own sum and no difference.
-        z = sink - m
-        p = tl.exp2(z)
-        total, u, w = l + p, u + tl.where(p > 0, p * z, 0.0), w + p * p
-        highest = top
+def _finish_softmax(m, total, energy, squares, top):
     share = 1.0 / total
-    entropy = (tl.log2(total) - u * share) * LN2
-    return (m + tl.log2(total)) * LN2, entropy, tl.exp2(highest - m) * share, total * total / w, l * share, share
+    log_total = tl.log2(total)
+    entropy = (log_total - energy * share) * LN2
+    return (m + log_total) * LN2, entropy, tl.exp2(top - m) * share, total * total / squares, total * share, share
 
 
 @triton.jit
-def _finish_unnormalised(l, u, w, top, threshold, some, MECHANISM: tl.constexpr):
-    share = l * 0.0 + 1.0
-    if MECHANISM == "relu":
-        share = share / threshold
-    none = l == 0
-    safe = tl.where(none, 1.0, l)
+def _finish_with_sink(m, total, energy, squares, top, sink):
+    """The sink joins the sums only here, so that the keys' mass is a sum of its own and no difference."""
+    z = sink - m
+    p = tl.exp2(z)
+    energy += tl.where(p > 0, p * z, 0.0)
+    lse, entropy, row_max, participation, _, share = _finish_softmax(m, total + p, energy, squares + p * p, top)
+    return lse, entropy, row_max, participation, total * share, share
+
+
+@triton.jit
+def _finish_unnormalised(total, energy, squares, top, unit):
+    """`unit`: the weight that p = 1 stands for."""
+    none = total == 0
+    safe = tl.where(none, 1.0, total)
     boosted = safe * BOOST
-    entropy = tl.where(none, 0.0, (tl.log2(safe) - u / safe) * LN2)
-    participation = tl.where(none, 0.0, boosted * boosted / tl.where(none, 1.0, w))
-    return l, entropy, top * share, participation, l * share, share
+    entropy = tl.where(none, 0.0, (tl.log2(safe) - energy / safe) * LN2)
+    # A mass below 1e-28 has no squares even so, and counts no keys.
+    participation = boosted / tl.where(squares == 0, 1.0, squares) * boosted
+    participation = tl.where(squares == 0, 0.0, participation)
+    return total, entropy, top * unit, participation, total * unit, total * 0.0 + unit
