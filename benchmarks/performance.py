@@ -1,7 +1,7 @@
 """Writes the measured tables of docs/performance.md from benchmarks/results/*.json, as `ontogeny bench --json` prints.
 
-    ontogeny bench --json > benchmarks/results/<machine>.json
-    python benchmarks/performance.py
+ontogeny bench --json > benchmarks/results/<machine>.json
+python benchmarks/performance.py
 """
 
 from __future__ import annotations
