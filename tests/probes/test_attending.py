@@ -10,6 +10,7 @@ from ontogeny.errors import OntogenyError
 from ontogeny.kernels import MECHANISMS
 from ontogeny.kernels.masks import sliding_window
 from ontogeny.probes.capture import run_pass
+from ontogeny.probes.capture.routing import route_of
 from tests.models import tiny, tiny_falcon, token_ids
 
 LENGTH = 24
@@ -130,16 +131,24 @@ def test_a_mask_function_hides_keys_in_the_model_and_in_its_measurement():
 def test_rows_that_a_mask_function_leaves_without_a_key_are_in_no_mean():
     model, ids = tiny("llama"), token_ids(2, LENGTH)
 
-    def first_half_only(b, h, i, j):
-        return (i < 12) & (h != 3)
+    def fewer_rows_for_later_heads(b, h, i, j):
+        return (i < 12 - 4 * h) & (h != 2)
 
-    with ontogeny.attending(model, mask_mod=first_half_only), ontogeny.capture(model, maps=[0]) as trace:
+    with ontogeny.attending(model, mask_mod=fewer_rows_for_later_heads), ontogeny.capture(model, maps=[0]) as trace:
         model(ids)
     layer = trace.layers[0]
-    assert (layer.entropy[:, 3] == 0).all() and (layer.row_length[:, 3] == 0).all()
-    assert (layer.row_length[:, 0].amax(-1) <= 12).all()
-    entropy = torch.special.entr(layer.map[:, :3, :12]).sum(-1).mean(-1)
-    torch.testing.assert_close(layer.entropy[:, :3], entropy)
+    for head, rows in enumerate((12, 8, 0, 0)):
+        entropy = torch.special.entr(layer.map[:, head]).sum(-1).sum(-1) / max(rows, 1)
+        torch.testing.assert_close(layer.entropy[:, head], entropy)
+        assert layer.row_length[:, head].amax() <= rows and (layer.map[:, head, rows:] == 0).all()
+
+
+def test_masks_of_passes_gone_by_are_forgotten():
+    model = untrained("gemma2")
+    with ontogeny.attending(model):
+        for _ in range(3):
+            model(token_ids(1, 16))
+        assert len(route_of(model.model).masks) == 2
 
 
 def test_the_model_attends_as_before_on_leaving_also_after_an_exception():

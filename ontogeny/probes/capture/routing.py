@@ -44,8 +44,8 @@ class IssuedMasks:
     def __init__(self) -> None:
         self._issued: dict[int, IssuedMask] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._issued)
+    def __len__(self) -> int:
+        return len(self._issued)
 
     def clear(self) -> None:
         """Forget them: a pass begins."""

@@ -96,7 +96,6 @@ class LensRecorder:
 
     def _leaver(self, layer: int, residual: bool) -> Callable[..., None]:
         def leave(state: Tensor, **_: Any) -> None:
-            self.flying.clear()
             if residual:
                 self.residual.record(state)
             if self.wanted.on_block is not None:
