@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -35,13 +38,22 @@ def lens_bridge(model: PreTrainedModel) -> Any:
     from tokenizers.models import WordLevel
 
     words = Tokenizer(WordLevel({"word": 0}, unk_token="word"))
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with TemporaryDirectory() as folder, warnings.catch_warnings(), _same_loudness():
         warnings.simplefilter("ignore")
         from transformer_lens.model_bridge import TransformerBridge
 
         PreTrainedTokenizerFast(tokenizer_object=words, unk_token="word", bos_token="word").save_pretrained(folder)
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         return TransformerBridge.boot_transformers("bench", hf_model=model, tokenizer=tokenizer, device=model.device)
+
+
+@contextmanager
+def _same_loudness() -> Iterator[None]:
+    """TransformerLens silences the logger of transformers when it is imported."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 def _reduced(maps: Tensor, states: Tensor) -> dict[str, Tensor]:

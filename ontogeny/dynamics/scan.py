@@ -31,16 +31,9 @@ from ontogeny.version import __version__
 TOKENS_A_PASS = 4096
 UNAUDITED = "unaudited"
 
-COORDINATES = {
+CHECKPOINT_COORDINATES = {
     "step": ("training step, -1 where the source states none", "steps"),
     "tokens": ("tokens seen in training", "tokens"),
-    "layer": ("block", "1"),
-    "depth": ("residual stream: 0 before block 0, i + 1 after block i", "1"),
-    "head": ("query head", "1"),
-    "position": ("key position, from 0", "tokens"),
-    "sequence": ("sequence of the corpus", "1"),
-    "rank": ("rank by magnitude", "1"),
-    "epsilon": ("threshold of the sink score", "1"),
 }
 
 
@@ -141,9 +134,8 @@ class _Work:
         named = dataset.expand_dims(checkpoint=np.array([checkpoint.name], dtype=object))
         coordinates = {name: ("checkpoint", values) for name, values in labels.items()}
         labelled = named.assign_coords(coordinates).assign_attrs(self.attributes())
-        for name, (long_name, units) in COORDINATES.items():
-            if name in labelled.coords:
-                labelled[name].attrs.update(long_name=long_name, units=units)
+        for name, (long_name, units) in CHECKPOINT_COORDINATES.items():
+            labelled[name].attrs.update(long_name=long_name, units=units)
         return labelled
 
     def attributes(self) -> dict[str, object]:

@@ -17,6 +17,16 @@ from ontogeny.version import __version__
 
 Arrays = dict[str, Tensor]
 
+COORDINATES = {
+    "layer": ("block", "1"),
+    "depth": ("residual stream: 0 before block 0, i + 1 after block i", "1"),
+    "head": ("query head", "1"),
+    "position": ("key position, from 0", "tokens"),
+    "sequence": ("sequence of the corpus", "1"),
+    "rank": ("rank by magnitude", "1"),
+    "epsilon": ("threshold of the sink score", "1"),
+}
+
 
 def measure(trace: Trace, probes: Sequence[str] | None = None, positions: int | None = 16) -> xr.Dataset:
     """Turn what `capture` recorded into a labelled dataset, with the variables that a scan has for one checkpoint.
@@ -57,6 +67,9 @@ def label(probes: Mapping[str, Probe], parts: Sequence[Mapping[str, Arrays]], tr
     """Join the arrays of one or more traces, in order, and name them; `trace` is one of these, for the attributes."""
     datasets = [probes[name].dataset(_to_host([part[name] for part in parts])) for name in parts[0]]
     joined = xr.merge(datasets, join="exact", combine_attrs="no_conflicts", compat="no_conflicts")
+    for name, (long_name, units) in COORDINATES.items():
+        if name in joined.coords:
+            joined[name].attrs.update(long_name=long_name, units=units)
     return joined.assign_attrs(attention=trace.attention, **trace.notes)
 
 

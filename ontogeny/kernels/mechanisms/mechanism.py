@@ -26,8 +26,8 @@ class Mechanism:
     """How scores become attention; every function is differentiable and works in any floating dtype.
 
     `threshold` gives each row's number (..., 1), and `weight(scores, threshold)` the attention of each key, 0 for a
-    score of -inf. `source` is an arXiv id. With `takes_sinks` a sink logit shares the row with the keys; `has_lse` tells
-    that the threshold is the logarithm of the row's normaliser.
+    score of -inf. `source` is an arXiv id. With `takes_sinks` a sink logit shares the row with the keys; `has_lse`
+    tells that the threshold is the logarithm of the row's normaliser.
     """
 
     name: str
