@@ -1,9 +1,8 @@
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """Which tiles a program visits, and which of them need no mask.
 
 A program holds one tile and streams those of the other side: a query tile the keys, a key tile the queries. Both
-functions return lo <= whole_lo <= whole_hi and hi: from `lo` to `whole_lo` and from `whole_hi` to `hi` a tile may hold
-something hidden; between them every streamed row is visible to all tokens of the tile that is held.
+functions return `lo`, `whole_lo`, `whole_hi` and `hi`: between the two in the middle every streamed row is visible to
+all tokens of the tile that is held, before and after something may be hidden. A tile of padding alone visits nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ def key_bounds(
     lo, hi, whole_hi = 0, keys, keys
     if HAS_MASK:
         lo, hi, whole_hi = tl.load(SPAN), tl.load(SPAN + 1), tl.load(SPAN + 2)
-        hi = tl.where(i < hi, hi, 0)
+        some = (i < hi) & (i + BLOCK_M > lo)
+        hi, whole_hi = tl.where(some, hi, 0), tl.where(some, whole_hi, 0)
     whole_lo = lo
     if CAUSAL:
         hi = tl.minimum(hi, i + BLOCK_M)
@@ -41,7 +41,8 @@ def query_bounds(
     lo, hi, whole_hi = 0, queries, queries
     if HAS_MASK:
         lo, hi, whole_hi = tl.load(SPAN), tl.load(SPAN + 1), tl.load(SPAN + 2)
-        hi = tl.where(j < hi, hi, 0)
+        some = (j < hi) & (j + BLOCK_N > lo)
+        hi, whole_hi = tl.where(some, hi, 0), tl.where(some, whole_hi, 0)
     whole_lo = lo
     if CAUSAL:
         whole_lo = tl.maximum(lo, j + BLOCK_N - 1)

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """Kernel C, key-major: the attention that each key receives, summed in one order always, so without atomics."""
 
 from __future__ import annotations

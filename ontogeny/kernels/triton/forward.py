@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """Kernel F, query-major: the output, and every statistic of a row, in one pass over the keys."""
 
 from __future__ import annotations

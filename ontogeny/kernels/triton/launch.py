@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-untyped,import-not-found"
 """Runs kernel F, then kernel C, which needs F's logsumexp."""
 
 from __future__ import annotations

@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """The running sums of a row, and the statistics that they amount to.
 
 Softmax is computed online: with m the running maximum, in units of log 2, and p = 2^(s - m), the sums are

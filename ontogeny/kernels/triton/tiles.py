@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """What both kernels do with a tile: load it, score it, and tell what is visible in it."""
 
 from __future__ import annotations

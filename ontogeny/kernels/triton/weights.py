@@ -1,4 +1,3 @@
-# mypy: disable-error-code="import-untyped,import-not-found,no-untyped-def"
 """The weights of the mechanisms that weigh each key by itself, from scores and the row's threshold."""
 
 from __future__ import annotations
