@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from ontogeny.kernels.mechanisms import MECHANISMS, Mechanism
 from ontogeny.kernels.output import attention_output
 from ontogeny.kernels.reference import reference_attention
 from ontogeny.kernels.stats import AttentionStats
-from ontogeny.kernels.triton import out_of_reach, triton_attention
+from ontogeny.kernels.triton import triton_attention
 
 Implementation = Literal["auto", "reference", "blocked", "triton"]
 
@@ -51,9 +51,9 @@ def attention_stats(
     the w latest keys, its own included (causal only). `softcap` = c squashes scores to c tanh(score / c).
 
     `impl`: `reference` (float64, whole maps, the specification, differentiable), `blocked` (torch, any device),
-    `triton` (NVIDIA GPUs), or `auto`: `triton` where q lies on a GPU and the kernels are made for what is asked (not
-    for float64, a bias, a mask_mod or entmax), else `blocked`. `output="sdpa"` takes the output from torch's own
-    kernel: to the bit what a model computes unhooked.
+    `triton` (NVIDIA GPUs), or `auto`, which is `blocked` until the Triton kernels have been run on a GPU.
+    `output="sdpa"` takes the output from torch's own kernel, to the bit what SDPA gives without statistics. Sums are in
+    float32 at least, under autocast too. NaN in q, k or v shows in the rows that see it.
 
     Raises OntogenyError, naming the argument, for what does not fit and for an `impl` that cannot run it.
     """
@@ -77,24 +77,52 @@ def attention_stats(
     )
     if impl not in ("auto", *_IMPLEMENTATIONS):
         raise OntogenyError(f"impl: expected auto, {', '.join(_IMPLEMENTATIONS)}, got {impl!r}")
-    if impl == "auto":
-        impl = "triton" if q.device.type == "cuda" and not out_of_reach(inputs) else "blocked"
-    return _IMPLEMENTATIONS[impl](inputs)
+    with torch.autocast(q.device.type, enabled=False):
+        return _IMPLEMENTATIONS["blocked" if impl == "auto" else impl](inputs)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float, causal: bool, **options: Any) -> Tensor:
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    scale: float,
+    causal: bool,
+    mechanism: str = "softmax",
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | float | None = None,
+    bias: Tensor | None = None,
+    mask: Tensor | None = None,
+    mask_mod: MaskMod | None = None,
+) -> Tensor:
     """The output (B, H, T, dv) alone, differentiable, by torch's own kernel wherever that can say it.
 
-    Arguments and errors are those of `attention_stats`; there are no `rows`, `columns`, `output` or `impl`. What SDPA
-    cannot say (soft-cap, bias, every mechanism but softmax) is computed from a whole map, in float32 at least.
+    Arguments and errors are those of `attention_stats`. What SDPA cannot say (a soft-cap, a bias, every mechanism but
+    softmax) is computed from a whole map, in float32 at least.
     """
-    asked, logits = resolve_mechanism(options.pop("mechanism", "softmax"), options.pop("sinks", None), q)
-    return attention_output(AttentionInputs(q, k, v, scale, causal, mechanism=asked, sinks=logits, **options))
+    asked, logits = resolve_mechanism(mechanism, sinks, q)
+    return attention_output(
+        AttentionInputs(
+            q,
+            k,
+            v,
+            scale=scale,
+            causal=causal,
+            mechanism=asked,
+            window=window,
+            softcap=softcap,
+            sinks=logits,
+            bias=bias,
+            mask=mask,
+            mask_mod=mask_mod,
+        )
+    )
 
 
 def resolve_mechanism(name: str, sinks: Tensor | float | None, q: Tensor) -> tuple[Mechanism, Tensor | None]:
     """The mechanism that `name` and `sinks` stand for together, and the sink logits (H,) that it takes."""
-    if name not in MECHANISMS:
+    if not isinstance(name, str) or name not in MECHANISMS:
         raise OntogenyError(f"mechanism: expected one of {', '.join(MECHANISMS)}, got {name!r}")
     mechanism = MECHANISMS["softmax_sink" if name == "softmax" and sinks is not None else name]
     if not mechanism.takes_sinks:
@@ -103,4 +131,6 @@ def resolve_mechanism(name: str, sinks: Tensor | float | None, q: Tensor) -> tup
         return mechanism, None
     if isinstance(sinks, Tensor):
         return mechanism, sinks
+    if not isinstance(sinks, int | float | None):
+        raise OntogenyError(f"sinks: expected a tensor (H,) or a number, got a {type(sinks).__name__}")
     return mechanism, torch.full((q.shape[1],), 0.0 if sinks is None else float(sinks), dtype=q.dtype, device=q.device)

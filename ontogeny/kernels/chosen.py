@@ -10,39 +10,46 @@ from ontogeny.kernels.mechanisms import ScoredRows
 from ontogeny.kernels.visibility import grid, visible
 
 
-def working_dtype(inputs: AttentionInputs) -> torch.dtype:
-    """float32, or float64 for float64 input."""
-    return torch.float64 if inputs.q.dtype == torch.float64 else torch.float32
-
-
 def map_rows(inputs: AttentionInputs, rows: Tensor) -> Tensor:
-    """The map's `rows` (R,): (B, H, R, S)."""
-    b, h, _, j = grid(inputs)
-    scores, seen = _scores(inputs, b, h, rows.view(-1, 1), j)
-    some = seen.any(-1, keepdim=True)
-    scores = scores.masked_fill(~some, 0)
-    sinks = None if inputs.sinks is None else inputs.sinks.to(scores.dtype).view(-1, 1, 1)
-    threshold = inputs.mechanism.threshold(ScoredRows(scores, inputs.key_counts(), sinks))
-    return inputs.mechanism.weight(scores, threshold) * some
+    """The map's `rows` (R,): (B, H, R, S). One key head at a time, so that little else is in memory."""
+    kept = inputs.q.new_empty(*inputs.q.shape[:2], len(rows), inputs.keys, dtype=inputs.working_dtype)
+    for first in range(0, inputs.q.shape[1], inputs.group):
+        heads = slice(first, first + inputs.group)
+        scores, seen = _scores(inputs, heads, rows, None)
+        some = seen.any(-1, keepdim=True)
+        sinks = None if inputs.sinks is None else inputs.sinks[heads].to(scores.dtype).view(-1, 1, 1)
+        scored = ScoredRows(scores.masked_fill(~some, 0), inputs.key_counts(), sinks)
+        weights = inputs.mechanism.weight(scored.scores, inputs.mechanism.threshold(scored))
+        kept[:, heads] = weights.masked_fill(~some, 0)
+    return kept
 
 
 def map_columns(inputs: AttentionInputs, columns: Tensor, threshold: Tensor) -> Tensor:
     """The map's `columns` (C,): (B, H, T, C), given the mechanism's threshold of every row, (B, H, T, 1)."""
-    b, h, i, _ = grid(inputs)
-    scores, seen = _scores(inputs, b, h, i, columns)
-    return inputs.mechanism.weight(scores, threshold).masked_fill(~seen, 0)
+    every = torch.arange(inputs.queries, device=inputs.q.device)
+    kept = inputs.q.new_empty(*inputs.q.shape[:3], len(columns), dtype=inputs.working_dtype)
+    for first in range(0, inputs.q.shape[1], inputs.group):
+        heads = slice(first, first + inputs.group)
+        scores, seen = _scores(inputs, heads, every, columns)
+        kept[:, heads] = inputs.mechanism.weight(scores, threshold[:, heads]).masked_fill(~seen, 0)
+    return kept
 
 
-def _scores(inputs: AttentionInputs, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores of the queries i (R, 1) and keys j (C,), -inf where hidden, and what is visible; (B, H, R, C)."""
-    dtype = working_dtype(inputs)
-    kv_heads = inputs.k.shape[1]
-    q = inputs.q[:, :, i[:, 0]].to(dtype).unflatten(1, (kv_heads, inputs.group))
-    k = inputs.k[:, :, j].to(dtype)[:, :, None]
-    scores = (q @ k.transpose(-1, -2) * inputs.scale).flatten(1, 2)
+def _scores(inputs: AttentionInputs, heads: slice, rows: Tensor, columns: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scores (B, group, R, C) of query heads that share a key head, -inf where hidden; and what is visible.
+
+    `columns` None takes every key.
+    """
+    dtype = inputs.working_dtype
+    b, _, _, j = grid(inputs)
+    i, k = rows.view(-1, 1), inputs.k[:, heads.start // inputs.group]
+    if columns is not None:
+        j, k = columns, k[:, columns]
+    scores = inputs.q[:, heads, rows].to(dtype) @ k.to(dtype).transpose(-1, -2)[:, None] * inputs.scale
     if inputs.softcap is not None:
         scores = inputs.softcap * torch.tanh(scores / inputs.softcap)
     if inputs.bias is not None:
-        scores = scores + inputs.bias.expand(*inputs.q.shape[:3], inputs.keys)[:, :, i, j].to(dtype)
+        scores = scores + inputs.bias.expand(*inputs.q.shape[:3], inputs.keys)[:, heads, i, j].to(dtype)
+    h = torch.arange(heads.start, heads.stop, device=i.device).view(-1, 1, 1)
     seen = visible(inputs, b, h, i, j).expand_as(scores)
     return scores.masked_fill(~seen, -torch.inf), seen

@@ -38,6 +38,10 @@ class AttentionInputs:
     output: Output = "fused"
 
     def __post_init__(self) -> None:
+        for name in ("q", "k", "v", "sinks", "bias", "mask", "rows", "columns"):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) and (name in "qkv" or value is not None):
+                raise OntogenyError(f"{name}: expected a tensor, got {_kind(value)}")
         self._check_tensors()
         self._check_numbers()
         self._check_masks()
@@ -60,6 +64,11 @@ class AttentionInputs:
         """The number of keys, S."""
         return self.k.shape[2]
 
+    @property
+    def working_dtype(self) -> torch.dtype:
+        """What is computed in: float32, or float64 for float64 input."""
+        return torch.float64 if self.q.dtype == torch.float64 else torch.float32
+
     def key_counts(self) -> Tensor:
         """How many keys each sequence has, padding left out, at least 1: float64 (B, 1, 1, 1)."""
         if self.mask is None:
@@ -80,9 +89,10 @@ class AttentionInputs:
         dtypes = [x.dtype for x in (q, k, v)]
         if not q.is_floating_point() or len(set(dtypes)) > 1:
             raise OntogenyError(f"q, k and v need one floating-point dtype, got {', '.join(map(str, dtypes))}")
-        devices = sorted({str(x.device) for x in (q, k, v, self.mask, self.sinks, self.bias) if x is not None})
+        everything = (q, k, v, self.mask, self.sinks, self.bias, self.rows, self.columns)
+        devices = sorted({str(x.device) for x in everything if x is not None})
         if len(devices) > 1:
-            raise OntogenyError(f"q, k, v, mask, sinks and bias must be on one device, got {', '.join(devices)}")
+            raise OntogenyError(f"expected every tensor on one device, got {', '.join(devices)}")
         if self.sinks is not None and self.sinks.shape != (q.shape[1],):
             raise OntogenyError(
                 f"sinks: expected one logit for each of {q.shape[1]} heads, got shape {tuple(self.sinks.shape)}"
@@ -91,14 +101,20 @@ class AttentionInputs:
             raise OntogenyError(
                 f"bias: expected a shape broadcastable to {(*q.shape[:3], k.shape[2])}, got {tuple(self.bias.shape)}"
             )
+        if self.bias is not None and not bool(self.bias.isfinite().all()):
+            raise OntogenyError("bias: expected finite numbers; hide keys by `mask` or `mask_mod`, not by -inf")
 
     def _check_numbers(self) -> None:
-        if not math.isfinite(self.scale):
-            raise OntogenyError(f"scale: expected a finite number, got {self.scale}")
-        if self.softcap is not None and not (math.isfinite(self.softcap) and self.softcap > 0):
-            raise OntogenyError(f"softcap: expected a positive number, got {self.softcap}")
-        if self.window is not None and not (self.causal and self.window >= 1):
-            raise OntogenyError(f"window: expected causal attention and at least one key, got {self.window}")
+        if not (isinstance(self.scale, int | float) and math.isfinite(self.scale)):
+            raise OntogenyError(f"scale: expected a finite number, got {_kind(self.scale)}")
+        if self.softcap is not None and not (
+            isinstance(self.softcap, int | float) and math.isfinite(self.softcap) and self.softcap > 0
+        ):
+            raise OntogenyError(f"softcap: expected a positive number, got {_kind(self.softcap)}")
+        if self.window is not None and not (isinstance(self.window, int) and self.window >= 1):
+            raise OntogenyError(f"window: expected a whole number of keys, at least 1, got {_kind(self.window)}")
+        if self.window is not None and not self.causal:
+            raise OntogenyError("window: expected causal=True; two-sided windows are a mask_mod, masks.sliding_window")
         if self.output not in ("fused", "sdpa"):
             raise OntogenyError(f"output: expected fused or sdpa, got {self.output!r}")
 
@@ -109,6 +125,11 @@ class AttentionInputs:
                 f"causal or padded attention needs as many queries as keys, got {q.shape[2]} and {k.shape[2]}: "
                 "pass whole sequences, without a key-value cache"
             )
+        if self.mask_mod is not None and not callable(self.mask_mod):
+            raise OntogenyError(f"mask_mod: expected a function of (b, h, i, j), got {_kind(self.mask_mod)}")
+        made_for = getattr(self.mask_mod, "length", None)
+        if made_for is not None and max(self.queries, self.keys) > made_for:
+            raise OntogenyError(f"mask_mod: made for {made_for} tokens, got {max(self.queries, self.keys)}")
         if self.mask is None:
             return
         if self.mask.dtype != torch.bool or self.mask.shape != (k.shape[0], k.shape[2]):
@@ -116,6 +137,10 @@ class AttentionInputs:
                 f"mask: expected padding as bool of shape {(k.shape[0], k.shape[2])}, True at tokens, "
                 f"got {self.mask.dtype} of shape {tuple(self.mask.shape)}"
             )
+
+
+def _kind(value: object) -> str:
+    return repr(value) if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
 
 
 def _broadcasts(shape: torch.Size, target: tuple[int, ...]) -> bool:

@@ -28,7 +28,7 @@ def map_statistics(
         output=output,
         entropy=-(p * torch.where(p > 0, p, 1).log()).sum(-1),
         row_max=attention.amax(-1),
-        participation=torch.where(squares > 0, 1 / torch.where(squares > 0, squares, 1), 0.0),
+        participation=torch.where(squares == 0, 0.0, 1 / torch.where(squares == 0, 1, squares)),
         mass=attention.sum(-1),
         column_mass=attention.sum(-2),
         visible_rows=visible.to(attention.dtype).sum(-2),

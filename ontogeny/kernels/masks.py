@@ -63,6 +63,7 @@ def big_bird(
     def listed(_b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return seen.to(i.device)[i // block, j // block]
 
+    listed.length = length  # type: ignore[attr-defined]
     return listed
 
 
@@ -81,5 +82,5 @@ def power_attention(block: int = 1) -> MaskMod:
 
 
 def _at_least(name: str, number: int, least: int) -> None:
-    if number < least:
-        raise OntogenyError(f"{name}: expected at least {least}, got {number}")
+    if not isinstance(number, int) or number < least:
+        raise OntogenyError(f"{name}: expected a whole number, at least {least}, got {number!r}")

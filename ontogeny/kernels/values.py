@@ -10,8 +10,8 @@ from ontogeny.kernels.inputs import AttentionInputs
 
 def value_norm(inputs: AttentionInputs) -> Tensor:
     """The Euclidean norm of each key's value at each query head, (B, H, S); float32 at least."""
-    v = inputs.v if inputs.v.dtype == torch.float64 else inputs.v.float()
-    return torch.linalg.vector_norm(v, dim=-1).repeat_interleave(inputs.group, 1)
+    norm = torch.linalg.vector_norm(inputs.v, dim=-1, dtype=inputs.working_dtype)
+    return norm.repeat_interleave(inputs.group, 1)
 
 
 def value_weighted_norm(column_mass: Tensor, norm: Tensor, seeing: Tensor) -> Tensor:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ontogeny.kernels.inputs import AttentionInputs
+from ontogeny.errors import OntogenyError
+from ontogeny.kernels.inputs import AttentionInputs, MaskMod
 
 COUNTED_ROWS = 256
 
@@ -20,8 +21,21 @@ def visible(inputs: AttentionInputs, b: Tensor, h: Tensor, i: Tensor, j: Tensor)
     if inputs.mask is not None:
         seen = seen & inputs.mask[b, i] & inputs.mask[b, j]
     if inputs.mask_mod is not None:
-        seen = seen & inputs.mask_mod(b, h, i, j)
+        seen = seen & _asked(inputs.mask_mod, b, h, i, j)
     return seen
+
+
+def _asked(mask_mod: MaskMod, b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+    told: object = mask_mod(b, h, i, j)
+    indices = torch.broadcast_shapes(b.shape, h.shape, i.shape, j.shape)
+    if not isinstance(told, Tensor) or told.dtype != torch.bool:
+        kind = told.dtype if isinstance(told, Tensor) else type(told).__name__
+        raise OntogenyError(f"mask_mod: expected it to return a bool tensor, got {kind}")
+    if len(told.shape) > 4 or any(a not in (1, n) for a, n in zip(told.shape[::-1], indices[::-1], strict=False)):
+        raise OntogenyError(
+            f"mask_mod: expected a result that broadcasts to its indices, {tuple(indices)}, got {tuple(told.shape)}"
+        )
+    return told
 
 
 def grid(inputs: AttentionInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:

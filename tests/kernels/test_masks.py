@@ -125,12 +125,30 @@ def test_hidden_keys_are_never_scored():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: sliding_window(0), "width: expected at least 1, got 0"),
-        (lambda: power_attention(0), "block: expected at least 1"),
+        (lambda: sliding_window(0), "width: expected a whole number, at least 1, got 0"),
+        (lambda: sliding_window(2.5), "width: expected a whole number, at least 1, got 2.5"),
+        (lambda: power_attention(0), "block: expected a whole number, at least 1"),
         (lambda: big_bird(100, window_blocks=2), "window_blocks: expected an odd number"),
-        (lambda: big_bird(100, random_blocks=-1), "random_blocks: expected at least 0, got -1"),
+        (lambda: big_bird(100, random_blocks=-1), "random_blocks: expected a whole number, at least 0, got -1"),
     ],
 )
 def test_impossible_masks_are_refused(make, words):
     with pytest.raises(OntogenyError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("mask_mod", "words"),
+    [
+        (big_bird(32, block=8), "mask_mod: made for 32 tokens, got 64"),
+        (lambda b, h, i, j: (j <= i).long(), "mask_mod: expected it to return a bool tensor, got torch.int64"),
+        (lambda b, h, i, j: None, "mask_mod: expected it to return a bool tensor, got NoneType"),
+        (lambda b, h, i, j: torch.ones(3, dtype=torch.bool), "mask_mod: expected a result that broadcasts"),
+        (torch.ones(64, 64), "mask_mod: expected a function"),
+    ],
+)
+@pytest.mark.parametrize("impl", ["blocked", "reference"])
+def test_a_mask_function_that_does_not_fit_is_refused(mask_mod, words, impl):
+    q = torch.randn(1, 2, 64, 8)
+    with pytest.raises(OntogenyError, match=words):
+        attention_stats(q, q, q, scale=0.3, causal=True, mask_mod=mask_mod, impl=impl)

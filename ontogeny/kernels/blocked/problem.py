@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ontogeny.kernels.chosen import working_dtype
 from ontogeny.kernels.inputs import AttentionInputs
 from ontogeny.kernels.visibility import visible
 
@@ -37,13 +36,12 @@ class Problem:
     def __init__(self, inputs: AttentionInputs) -> None:
         self.inputs = inputs
         self.device = inputs.q.device
-        self.dtype = working_dtype(inputs)
+        self.dtype = inputs.working_dtype
         self.batch, self.heads, self.queries, _ = inputs.q.shape
         self.kv_heads, self.keys = inputs.k.shape[1:3]
         self.group, self.units = inputs.group, self.batch * self.kv_heads
         self.q = inputs.q.reshape(self.units, self.group, self.queries, -1)
-        self.k = inputs.k.reshape(self.units, self.keys, -1)
-        self.v = inputs.v.reshape(self.units, self.keys, -1)
+        self.k, self.v = (self._without_padding(x).reshape(self.units, self.keys, -1) for x in (inputs.k, inputs.v))
         self.may_hide_rows = inputs.mask is not None or inputs.mask_mod is not None
         self.key_counts = inputs.key_counts().to(self.dtype).repeat_interleave(self.kv_heads, 0)
         self.sinks = self.bias = None
@@ -87,17 +85,46 @@ class Problem:
         return self._hide(scores, block, floor)
 
     def _hide(self, scores: Tensor, block: Block, floor: float) -> Tensor:
-        if not (self.inputs.causal or self.may_hide_rows):
-            return scores
-        keys = block.key_indices(self.device)
-        if self.may_hide_rows or self.inputs.window is not None:
+        """`scores` with `floor` at hidden keys; padding rows aside, which `padding_rows` tells.
+
+        Zeroing a triangle, or adding to it, is several times faster than filling by a mask of bools.
+        """
+        if self.inputs.mask_mod is not None:
+            keys = block.key_indices(self.device)
             return scores.masked_fill_(~self._visible(block.units, block.rows, keys), floor)
-        # Causal and nothing else: only the square on the diagonal hides anything. Zeroing it first, rather than filling
-        # it by a mask, is several times faster, and a NaN ahead of a query does not reach it.
-        size = block.rows.stop - block.rows.start
-        ahead = torch.full((size, size), floor, dtype=self.dtype, device=self.device).triu_(1)
-        scores[..., block.rows.start :].tril_().add_(ahead)
+        assert isinstance(block.keys, slice)
+        if self.inputs.mask is not None:
+            absent = ~self._of_units(self.inputs.mask, block.units)[:, None, None, block.keys]
+            scores += torch.zeros(absent.shape, dtype=self.dtype, device=self.device).masked_fill_(absent, floor)
+        if self.inputs.causal:
+            self._hide_corner(scores[..., block.rows.start - block.keys.start :], 0, floor, ahead=True)
+        if self.inputs.window is not None:
+            oldest = block.rows.start - self.inputs.window + 1 - block.keys.start
+            self._hide_corner(scores[..., : max(0, oldest + BLOCK_ROWS)], oldest, floor, ahead=False)
         return scores
+
+    def _hide_corner(self, corner: Tensor, diagonal: int, floor: float, ahead: bool) -> None:
+        """Set what lies above the `diagonal` (`ahead`), or below it, to `floor`, whatever was there."""
+        hidden = torch.full(corner.shape[-2:], floor, dtype=self.dtype, device=self.device)
+        if ahead:
+            corner.tril_(diagonal).add_(hidden.triu_(diagonal + 1))
+        else:
+            corner.triu_(diagonal).add_(hidden.tril_(diagonal - 1))
+
+    def padding_rows(self, block: Block) -> Tensor | None:
+        """The rows of a block that are padding, (units, 1, rows); None where there is none."""
+        if self.inputs.mask is None:
+            return None
+        return ~self._of_units(self.inputs.mask, block.units)[:, None, block.rows]
+
+    def _of_units(self, mask: Tensor, units: slice) -> Tensor:
+        unit = torch.arange(units.start, units.stop, device=self.device)
+        return mask[unit // self.kv_heads]
+
+    def _without_padding(self, x: Tensor) -> Tensor:
+        """Keys or values with 0 at padding, so that nothing that stands there, NaN included, reaches a token."""
+        mask = self.inputs.mask
+        return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0)
 
     def _visible(self, units: slice, rows: slice, keys: Tensor) -> Tensor:
         unit = torch.arange(units.start, units.stop, device=self.device).view(-1, 1, 1, 1)

@@ -43,10 +43,11 @@ def _softmax(problem: Problem, block: Block) -> Weighed:
     log_normaliser = -row_max.log()
     energy = scores.mul_(weights).sum(-1)
     participation = torch.linalg.vector_norm(weights, dim=-1).pow_(-2)
-    rows = Weighed(weights, top + log_normaliser, log_normaliser - energy, row_max, participation, torch.ones_like(top))
+    mass = row_max * 0 + 1  # NaN where the row is
+    rows = Weighed(weights, top + log_normaliser, log_normaliser - energy, row_max, participation, mass)
     if problem.sinks is not None:
         rows = _share_with_sink(rows, problem.sinks[block.units])
-    return _without_empty(rows, top <= FLOOR / 2) if problem.may_hide_rows else rows
+    return _without_empty(problem, block, rows, top <= FLOOR / 2) if problem.may_hide_rows else rows
 
 
 def _share_with_sink(rows: Weighed, sinks: Tensor) -> Weighed:
@@ -57,7 +58,7 @@ def _share_with_sink(rows: Weighed, sinks: Tensor) -> Weighed:
     return Weighed(
         rows.weights.mul_(share[..., None]),
         lse,
-        share * (rows.entropy - log_share) - rest * log_rest,
+        share * (rows.entropy - log_share) - torch.where(rest == 0, 0, rest * log_rest),
         rows.row_max * share,
         1 / (share.square() / rows.participation + rest.square()),
         share,
@@ -66,7 +67,7 @@ def _share_with_sink(rows: Weighed, sinks: Tensor) -> Weighed:
 
 def _by_mechanism(problem: Problem, block: Block) -> Weighed:
     scores = problem.scores(block, -torch.inf)
-    empty = (scores == -torch.inf).all(-1)
+    empty = scores.amax(-1) == -torch.inf
     scores.masked_fill_(empty[..., None], 0)
     mechanism = problem.inputs.mechanism
     threshold = mechanism.threshold(ScoredRows(scores, problem.key_counts[block.units]))
@@ -82,10 +83,14 @@ def _by_mechanism(problem: Problem, block: Block) -> Weighed:
         mass.square() / torch.where(squares == 0, 1, squares),
         mass,
     )
-    return _without_empty(rows, empty)
+    return _without_empty(problem, block, rows, empty)
 
 
-def _without_empty(rows: Weighed, empty: Tensor) -> Weighed:
+def _without_empty(problem: Problem, block: Block, rows: Weighed, empty: Tensor) -> Weighed:
+    """The same rows, with 0 where there is no key to see or the query is padding."""
+    padding = problem.padding_rows(block)
+    if padding is not None:
+        empty = empty | padding
     if not bool(empty.any()):
         return rows
     per_row = (rows.threshold, rows.entropy, rows.row_max, rows.participation, rows.mass)
