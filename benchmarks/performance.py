@@ -30,21 +30,26 @@ def tables() -> str:
 
 def _machine(found: dict[str, Any]) -> str:
     machine = found["machine"]
-    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "python", "cuda") if name in machine)
+    versions = ", ".join(
+        f"{name} {machine[name]}" for name in ("torch", "transformers", "python", "cuda") if name in machine
+    )
     lines = [
         f"### {machine['device']}, {machine['threads']} threads",
         "",
         f"{versions}; medians of {found['repeats']} interleaved rounds.",
         "",
-        "| case | | ms | ratio | MiB |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| case | | ms | quartiles | ratio | MiB | of bound |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     case = None
     for record in found["records"]:
         first = record["case"] if record["case"] != case else ""
         case = record["case"]
         if not record["note"]:
-            numbers = f"{record['milliseconds']:.1f} | {record['ratio']:.2f} | {record['peak_mib']:.0f}"
+            low, high = record["quartiles"]
+            share = "" if record["bound_share"] is None else f"{record['bound_share']:.0%}"
+            times = f"{record['milliseconds']:.1f} | {low:.1f}-{high:.1f} | {record['ratio']:.2f}"
+            numbers = f"{times} | {record['peak_mib']:.0f} | {share}"
             lines.append(f"| {first} | {record['contender']} | {numbers} |")
     missing = {f"{record['contender']} ({record['note']})" for record in found["records"] if record["note"]}
     if missing:

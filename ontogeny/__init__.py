@@ -19,7 +19,7 @@ from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.version import __version__
 
 if TYPE_CHECKING:
-    from ontogeny import fitting, plots
+    from ontogeny import fitting, kernels, plots
     from ontogeny.dynamics.checkpoint import Checkpoint
     from ontogeny.dynamics.opening import Scan, open_scan
     from ontogeny.dynamics.scan import scan
@@ -44,6 +44,7 @@ __all__ = [
     "capture",
     "fit",
     "fitting",
+    "kernels",
     "measure",
     "open_scan",
     "open_series",
@@ -71,7 +72,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("fitting", "plots"):
+    if name in ("fitting", "kernels", "plots"):
         return import_module(f"ontogeny.{name}")
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)

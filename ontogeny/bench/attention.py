@@ -13,11 +13,12 @@ from ontogeny.bench.bound import least_seconds
 from ontogeny.bench.cases import AttentionCase
 from ontogeny.bench.record import Record, refuse_if_wrong
 from ontogeny.bench.timing import measure_costs
-from ontogeny.kernels import attention_stats
+from ontogeny.kernels import attention, attention_stats
 
 Contender = Callable[..., Statistics]
 
 OUTPUT_ONLY = "SDPA, output only"
+OFF = "ontogeny, statistics off"
 EAGER = "eager map + reductions"
 FLEX = "two FlexAttention calls"
 
@@ -40,15 +41,22 @@ def bench_attention(
         with torch.inference_mode():
             costs = measure_costs({name: partial(run, **inputs) for name, run in possible.items()}, device, repeats)
         least = least_seconds(case, torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-        baseline = costs[OUTPUT_ONLY]
-        records += [Record.of(str(case), name, cost, baseline, least) for name, cost in costs.items()]
+        bounded = {name: least for name in costs if "triton" in name}
+        records += [
+            Record.of(str(case), name, cost, costs[OUTPUT_ONLY], bounded.get(name)) for name, cost in costs.items()
+        ]
         records += [Record(str(case), name, note=reason) for name, reason in impossible.items()]
     return records
 
 
 def _contenders(case: AttentionCase, device: torch.device) -> tuple[dict[str, Contender], dict[str, str]]:
     """Those that can run, and why the others cannot."""
-    possible: dict[str, Contender] = {OUTPUT_ONLY: sdpa, EAGER: eager, "ontogeny, blocked": _ontogeny("blocked")}
+    possible: dict[str, Contender] = {
+        OUTPUT_ONLY: sdpa,
+        OFF: _output_alone,
+        EAGER: eager,
+        "ontogeny, blocked": _ontogeny("blocked"),
+    }
     impossible = {}
     if device.type == "cuda":
         possible["ontogeny, triton"] = _ontogeny("triton")
@@ -69,6 +77,10 @@ def _ontogeny(impl: str, **more: Any) -> Contender:
         return vars(attention_stats(**inputs, impl=impl, **more))  # type: ignore[arg-type]
 
     return run
+
+
+def _output_alone(**inputs: Any) -> Statistics:
+    return {"output": attention(**{name: value for name, value in inputs.items() if name != "rows"})}
 
 
 def _check(name: str, run: Contender, case: AttentionCase, device: torch.device) -> None:

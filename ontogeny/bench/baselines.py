@@ -13,7 +13,7 @@ Statistics = dict[str, Tensor]
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Statistics:
-    """The output alone, by torch's fastest kernel for the mask."""
+    """The output alone, by torch's SDPA; a window or padding makes it take a mask of T x T bools."""
     plain = options["window"] is None and options["mask"] is None
     output = torch.nn.functional.scaled_dot_product_attention(
         q,
@@ -34,19 +34,18 @@ def eager(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Statistics:
     seen = _seen(q, options)
     scores = (q @ k.transpose(-1, -2) * options["scale"]).float().masked_fill(~seen, -torch.inf)
     p = torch.nan_to_num(scores.softmax(-1))
-    logarithm = torch.where(p > 0, p, 1).log()
-    i = torch.arange(q.shape[2], device=q.device)
+    i = torch.arange(q.shape[2], device=q.device, dtype=torch.float32)
     column_mass = p.sum(-2)
     rows = seen.expand(p.shape).any(-1).sum(-1).clamp_min(1)
     return {
         "output": p.to(v.dtype) @ v,
         "lse": torch.where(seen.any(-1), scores.logsumexp(-1), 0),
-        "entropy": -(p * logarithm).sum(-1),
+        "entropy": torch.special.entr(p).sum(-1),
         "row_max": p.amax(-1),
-        "participation": torch.nan_to_num(1 / p.square().sum(-1), posinf=0),
+        "participation": torch.nan_to_num(p.norm(dim=-1) ** -2, posinf=0),
         "mass": p.sum(-1),
         "column_mass": column_mass,
-        "distance": (p * (i[:, None] - i).abs()).sum((-1, -2)) / rows,
+        "distance": torch.einsum("bhij,ij->bh", p, (i[:, None] - i).abs()) / rows,
         "value_weighted_norm": (column_mass * v.float().norm(dim=-1)).sum(-1) / rows,
         "rows": p[:, :, options["rows"]],
     }

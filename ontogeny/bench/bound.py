@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ontogeny.bench.cases import AttentionCase
 
 
@@ -20,9 +22,12 @@ LIMITS = {"H200": Limits(matrix=790e12, exponential=3.87e12)}
 
 
 def least_seconds(case: AttentionCase, device_name: str) -> float | None:
-    """Pass F: two products and an exponential a score; pass C: one of each. None for a device of unknown limits."""
+    """Pass F: two products and an exponential a score; pass C: one of each.
+
+    None for a device of unknown limits, and for dtypes other than the 16-bit ones that they were measured in.
+    """
     limits = next((found for name, found in LIMITS.items() if name in device_name), None)
-    if limits is None:
+    if limits is None or case.dtype not in (torch.bfloat16, torch.float16):
         return None
     reach = case.length if case.window is None else min(case.window, case.length)
     scores = case.batch * case.heads * (case.length * reach - reach * (reach - 1) / 2)

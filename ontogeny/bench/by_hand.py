@@ -58,15 +58,14 @@ def _same_loudness() -> Iterator[None]:
 
 def _reduced(maps: Tensor, states: Tensor) -> dict[str, Tensor]:
     """Maps (B, L, H, T, T) and residual states (B, L, T, width), causal, without padding."""
-    i = torch.arange(maps.shape[-1], device=maps.device)
-    logarithm = torch.where(maps > 0, maps, 1).log()
+    i = torch.arange(maps.shape[-1], device=maps.device, dtype=maps.dtype)
     size = states.abs().flatten(2)
     return {
         "sink_score": maps.sum(-2) / (len(i) - i),
-        "entropy": -(maps * logarithm).sum(-1).mean(-1),
+        "entropy": torch.special.entr(maps).sum(-1).mean(-1),
         "row_max": maps.amax(-1).mean(-1),
-        "participation": (1 / maps.square().sum(-1)).mean(-1),
-        "distance": (maps * (i[:, None] - i).abs()).sum((-1, -2)) / len(i),
+        "participation": (maps.norm(dim=-1) ** -2).mean(-1),
+        "distance": torch.einsum("blhij,ij->blh", maps, (i[:, None] - i).abs()) / len(i),
         "top_activation": size.topk(RANKS, dim=-1).values,
         "median_activation": size.median(-1).values,
     }

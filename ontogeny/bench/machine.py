@@ -6,6 +6,7 @@ import platform
 from pathlib import Path
 
 import torch
+import transformers
 
 from ontogeny.version import __version__
 
@@ -17,6 +18,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "transformers": transformers.__version__,
         "ontogeny": __version__,
     }
     if device.type == "cuda":

@@ -88,4 +88,4 @@ def _captured(trace: Trace) -> dict[str, Tensor]:
         name: torch.stack([getattr(depth, name) for depth in trace.depths[:-1]], 1)
         for name in ("top_activation", "median_activation")
     }
-    return {"sink_score": sink_scores(trace, trace.length).alpha, **heads, **states}
+    return {"sink_score": sink_scores(trace).alpha, **heads, **states}

@@ -15,6 +15,7 @@ from ontogeny.errors import OntogenyError
 class Record:
     """What a contender cost on a case: the median in milliseconds, its ratio to the baseline, MiB of tensors at once.
 
+    `quartiles` are those of the times, in milliseconds.
     `bound_share` is the least possible time over the measured one, where the device's limits are known. Where nothing
     was measured `note` says why.
     """
@@ -22,6 +23,7 @@ class Record:
     case: str
     contender: str
     milliseconds: float | None = None
+    quartiles: tuple[float, float] | None = None
     ratio: float | None = None
     peak_mib: float | None = None
     bound_share: float | None = None
@@ -33,6 +35,7 @@ class Record:
             case,
             contender,
             milliseconds=cost.seconds * 1e3,
+            quartiles=(cost.quartiles[0] * 1e3, cost.quartiles[1] * 1e3),
             ratio=cost.seconds / baseline.seconds,
             peak_mib=cost.peak_bytes / 2**20,
             bound_share=None if least is None else least / cost.seconds,

@@ -16,9 +16,10 @@ WARM_UP = 2
 
 @dataclass(frozen=True)
 class Cost:
-    """The median of a contender's times, and the tensors that it held at once."""
+    """The median of a contender's times with their quartiles, and the tensors that it held at once."""
 
     seconds: float
+    quartiles: tuple[float, float]
     peak_bytes: int
 
 
@@ -32,7 +33,17 @@ def measure_costs(
             seconds = _timed(run, device)
             if round_number >= WARM_UP:
                 times[name].append(seconds)
-    return {name: Cost(statistics.median(times[name]), peak_bytes(run, device)) for name, run in contenders.items()}
+    return {
+        name: Cost(statistics.median(times[name]), _quartiles(times[name]), peak_bytes(run, device))
+        for name, run in contenders.items()
+    }
+
+
+def _quartiles(times: list[float]) -> tuple[float, float]:
+    if len(times) == 1:
+        return times[0], times[0]
+    low, _, high = statistics.quantiles(times, n=4, method="inclusive")
+    return low, high
 
 
 def _timed(run: Callable[[], object], device: torch.device) -> float:

@@ -49,7 +49,11 @@ def bench(
         return 0
     console = Console(highlight=False, emoji=False)
     console.print(", ".join(f"{name} {value}" for name, value in machine.items()), soft_wrap=True)
-    console.print(f"medians of {repeats} interleaved rounds; MiB: the tensors held at once", soft_wrap=True)
+    console.print(
+        f"medians of {repeats} interleaved rounds; MiB: tensors held at once; B sequences, H query heads (/key heads), "
+        "T tokens, d head size",
+        soft_wrap=True,
+    )
     for case in dict.fromkeys(record.case for record in records):
         console.print(_table(case, [record for record in records if record.case == case and not record.note]))
     for missing in dict.fromkeys(
@@ -65,11 +69,17 @@ def _table(case: str, records: list[Record]) -> Table:
     table = Table(title=case, title_justify="left", min_width=len(case))
     table.add_column("")
     bounded = any(record.bound_share is not None for record in records)
-    for heading in ("ms", "ratio", "MiB", *(["of bound"] if bounded else [])):
+    for heading in ("ms", "quartiles", "ratio", "MiB", *(["of bound"] if bounded else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
-        share = [f"{record.bound_share:.0%}"] if record.bound_share is not None else []
+        assert record.quartiles is not None
+        low, high = record.quartiles
         table.add_row(
-            record.contender, f"{record.milliseconds:.2f}", f"{record.ratio:.2f}", f"{record.peak_mib:.0f}", *share
+            record.contender,
+            f"{record.milliseconds:.1f}",
+            f"{low:.1f}-{high:.1f}",
+            f"{record.ratio:.2f}",
+            f"{record.peak_mib:.0f}",
+            *([] if not bounded else ["-" if record.bound_share is None else f"{record.bound_share:.0%}"]),
         )
     return table

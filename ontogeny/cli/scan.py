@@ -36,6 +36,9 @@ def scan(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64, bfloat16 or float16.")] = "float32",
     positions: Annotated[str, typer.Option(help="How many key positions to keep, or all.")] = "16",
+    impl: Annotated[
+        str, typer.Option(help="Attention by: auto, blocked (any device), triton (GPU), reference.")
+    ] = "auto",
     as_json: Json = False,
 ) -> int:
     """Measure the checkpoints of SOURCE into a folder, as one labelled dataset."""
@@ -56,6 +59,7 @@ def scan(
             device=device,
             dtype=dtype,
             positions=_positions(positions),
+            impl=impl,  # type: ignore[arg-type]
             progress=progress,
         )
     measured = [str(name) for name in found.dataset.checkpoint.values]

@@ -16,7 +16,12 @@ from ontogeny.probes.measure import label, reduce_trace
 
 
 def measure_checkpoint(
-    model: PreTrainedModel, corpus: Corpus, probes: Mapping[str, Probe], batch_size: int, progress: Progress
+    model: PreTrainedModel,
+    corpus: Corpus,
+    probes: Mapping[str, Probe],
+    batch_size: int,
+    progress: Progress,
+    impl: str = "auto",
 ) -> xr.Dataset:
     """Run every sequence of `corpus` through `model` and return what `probes` see, labelled.
 
@@ -28,7 +33,7 @@ def measure_checkpoint(
     parts = []
     for start in range(0, len(ids), batch_size):
         batch = ids[start : start + batch_size].to(model.device)
-        trace = run_pass(model, batch, needs=needs, on_block=progress.block)
+        trace = run_pass(model, batch, needs=needs, on_block=progress.block, impl=impl)
         parts.append(reduce_trace(probes, trace))
         progress.tokens(batch.numel())
     return label(probes, parts, trace)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from ontogeny.dynamics.sources import open_series
 from ontogeny.dynamics.steps import select_steps
 from ontogeny.dynamics.store import ScanStore, cache_path, read_failures, refuse_other_shape
 from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.kernels.attention import Implementation
 from ontogeny.probes import DEFINITIONS, Probe, ProbeSettings, make_probes
 from ontogeny.version import __version__
 
@@ -51,6 +53,7 @@ def scan(
     device: str = "auto",
     dtype: str = "float32",
     positions: int | None = 16,
+    impl: Implementation = "auto",
     progress: Progress | None = None,
 ) -> Scan:
     """Measure the checkpoints of `source` and return them as one labelled dataset.
@@ -60,7 +63,7 @@ def scan(
     is `all`, `log` or a list such as `0,1,512,1000:143000:1000`; None leaves the choice to the source. `corpus`,
     `sequences`, `length` (tokens) and `bos` say what is measured on: see `make_corpus`. `batch_size` is in sequences,
     None for about 4096 tokens a pass. `probes` are names of probes, None for all of them. `positions` is the number of
-    key positions to keep, None for all.
+    key positions to keep, None for all. `impl` is the implementation of attention: see `kernels.attention_stats`.
 
     A checkpoint that fails is listed in `Scan.failures` and stops no other. Raises OntogenyError where nothing can be
     measured, and UsageError for a request that makes no sense.
@@ -71,6 +74,8 @@ def scan(
     if selection.absent:
         progress.note(f"not in the series, left out: steps {', '.join(selection.absent)}")
     _refuse_nonsense(series, length, batch_size, positions)
+    if impl not in get_args(Implementation):
+        raise UsageError(f"unknown implementation {impl!r}: expected one of {', '.join(get_args(Implementation))}")
     known_dtype(dtype)
     where = available_device(device)
     kept = None if positions is None else min(positions, length)
@@ -88,6 +93,7 @@ def scan(
         positions=kept,
         dtype=dtype,
         device=where.type,
+        impl=impl,
         definitions=DEFINITIONS,
     )
     batch = batch_size or max(1, TOKENS_A_PASS // length)
@@ -122,7 +128,9 @@ class _Work:
         """One checkpoint's dataset, with the dimension `checkpoint` and all attributes."""
         model = checkpoint.load(self.settings.dtype, self.device)
         self.progress.loaded()
-        dataset = measure_checkpoint(model, self.corpus, self.probes, self.batch_size, self.progress)
+        dataset = measure_checkpoint(
+            model, self.corpus, self.probes, self.batch_size, self.progress, self.settings.impl
+        )
         if dataset.attrs["attention"].startswith("unavailable"):
             self.progress.note(f"{checkpoint.name}: attention is {dataset.attrs['attention']}")
         labels = {

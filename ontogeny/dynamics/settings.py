@@ -14,7 +14,8 @@ from ontogeny.errors import OntogenyError
 class ScanSettings:
     """What every checkpoint of a scan is measured with. Which steps are measured is not part of it.
 
-    `definitions` is the version of the probes' definitions, which changes with the meaning of any number.
+    `impl` is the implementation of attention: they differ by rounding. `definitions` is the version of the probes'
+    definitions, which changes with the meaning of any number.
     """
 
     source: str
@@ -26,6 +27,7 @@ class ScanSettings:
     positions: int | None
     dtype: str
     device: str
+    impl: str
     definitions: int
 
     @classmethod

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ontogeny
-from ontogeny.errors import UsageError
+from ontogeny.errors import OntogenyError, UsageError
 from tests.checkpoint_folders import save_tiny
 from tests.models import tiny_falcon
 from tests.scans import SMALL, STEPS, Count
@@ -101,3 +101,15 @@ def test_more_tokens_than_positions_are_refused_before_anything_is_measured(tmp_
 def test_positions_end_with_the_sequence(series):
     dataset = ontogeny.scan(str(series), positions=100, **SMALL).dataset
     assert dataset.attrs["positions"] == dataset.sizes["position"] == 20
+
+
+def test_the_implementation_of_attention_can_be_chosen(tmp_path):
+    series = ontogeny.open_series("pocket")
+    arguments = {"steps": "0,128", "sequences": 3, "length": 20, "probes": ["sinks"]}
+    one, other = (ontogeny.scan(series, **arguments, impl=impl).dataset for impl in ("auto", "reference"))
+    assert other.attrs["impl"] == "reference"
+    np.testing.assert_allclose(one.attention_entropy, other.attention_entropy, rtol=1e-5)
+    with pytest.raises(UsageError, match="unknown implementation 'fast': expected one of auto, reference"):
+        ontogeny.scan(series, **arguments, impl="fast")
+    with pytest.raises(OntogenyError, match="impl: triton has no kernel for this: expected float32"):
+        ontogeny.scan(series, **arguments, impl="triton", dtype="float64")
