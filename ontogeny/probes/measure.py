@@ -1,4 +1,4 @@
-"""From traces to the labelled dataset: what a scan and a capture by hand have in common."""
+"""Traces in, a labelled dataset out: what a scan and a capture by hand share; dynamics/measure.py runs the model."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def reduce_trace(probes: Mapping[str, Probe], trace: Trace) -> dict[str, Arrays]
     """The arrays of each probe that finds what it needs. Raises OntogenyError where none does."""
     possible = {name: probe for name, probe in probes.items() if probe.needs <= trace.available}
     if not possible and ATTENTION not in trace.available:
-        raise OntogenyError(f"attention is {trace.attention}; the probes asked for need it: add --probes massive")
+        raise OntogenyError(
+            f"attention is {trace.attention}; the probes asked for need it: ask for the probe massive alone"
+        )
     if not possible:
         raise OntogenyError(
             f"the probes asked for need more than {', '.join(sorted(trace.available))}: capture with more `needs`"

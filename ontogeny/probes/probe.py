@@ -44,5 +44,15 @@ def variable(dims: str, values: np.ndarray, long_name: str, units: str, source: 
 
 
 def lower_median(values: np.ndarray, axis: tuple[int, ...]) -> np.ndarray:
-    """The median along `axis`, the lower of the two middle values where their number is even."""
-    return np.quantile(values, 0.5, axis=axis, method="lower")
+    """The median along `axis` of what is not NaN, the lower of two middle values; NaN where nothing is there."""
+    flat = np.moveaxis(values, axis, range(-len(axis), 0))
+    flat = np.sort(flat.reshape(*flat.shape[: -len(axis)], -1), axis=-1)  # NaN comes last
+    middle = np.maximum((~np.isnan(flat)).sum(-1, keepdims=True) - 1, 0) // 2
+    return np.take_along_axis(flat, middle, axis=-1)[..., 0]
+
+
+def mean_where(there: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The mean over sequences, axis 0, of the values that are `there`; NaN where none is."""
+    count = there.sum(axis=0)
+    total = np.where(there, values, 0).sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan, np.result_type(total, np.float32)), where=count > 0)

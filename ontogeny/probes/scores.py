@@ -15,8 +15,9 @@ from ontogeny.probes.capture import Trace
 class SinkScores:
     """`alpha` (B, L, H, T): the attention a key receives over the number of rows that see it (arXiv 2410.10781).
 
-    `visible` counts these rows. `eligible` tells the keys with rows enough to be called a sink or a waiver: late keys
-    rest on few rows, and a head that looks at the previous token would make sinks of the last ones.
+    It is NaN for keys that no row sees, such as padding. `visible` counts these rows. `eligible` tells the keys with
+    rows enough to be called a sink or a waiver: late keys rest on few rows, and a head that looks at the previous token
+    would make sinks of the last ones.
     """
 
     alpha: Tensor
@@ -24,7 +25,7 @@ class SinkScores:
     eligible: Tensor
 
 
-def sink_scores(trace: Trace, length: int) -> SinkScores:
+def sink_scores(trace: Trace) -> SinkScores:
     """The scores of one pass. Raises OntogenyError where layers differ in their number of heads."""
     heads = sorted({layer.column_mass.shape[1] for layer in trace.layers})
     if len(heads) > 1:
@@ -34,9 +35,11 @@ def sink_scores(trace: Trace, length: int) -> SinkScores:
         )
     visible = torch.stack([layer.visible_rows for layer in trace.layers], dim=1)
     mass = torch.stack([layer.column_mass for layer in trace.layers], dim=1)
-    return SinkScores(mass / visible.clamp_min(1), visible, visible >= rows_needed(length))
+    needed = rows_needed(torch.stack([layer.tokens for layer in trace.layers], dim=1))[..., None, None]
+    alpha = (mass / visible.clamp_min(1)).masked_fill(visible == 0, torch.nan)
+    return SinkScores(alpha, visible, visible >= needed)
 
 
-def rows_needed(length: int) -> int:
-    """How many query rows must see a key before it may be a head's top sink, or a waiver."""
-    return max(16, -(-length // 4))
+def rows_needed(tokens: Tensor) -> Tensor:
+    """How many query rows must see a key before it may be a top sink, or a waiver, by the sequence's own tokens."""
+    return (-(-tokens // 4)).clamp_min(16)

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ontogeny.probes.capture import ATTENTION, Trace
-from ontogeny.probes.probe import ProbeSettings, variable
+from ontogeny.probes.probe import ProbeSettings, mean_where, variable
 from ontogeny.probes.scores import sink_scores
 
 WAIVER_EPSILON = 0.3
@@ -30,8 +30,8 @@ class WaiversProbe:
     needs: ClassVar[frozenset[str]] = frozenset({ATTENTION})
 
     def reduce(self, trace: Trace) -> dict[str, Tensor]:
-        """Arrays (B, L, H, P): the value norm over its mean, and whether the key is a waiver."""
-        scores = sink_scores(trace, self.settings.length)
+        """Arrays (B, L, H, P): the value norm over its mean, whether the key is a waiver, and whether a row sees it."""
+        scores = sink_scores(trace)
         seen = scores.visible > 0
         norm = torch.stack([layer.value_norm for layer in trace.layers], dim=1) * seen
         relative = norm * seen.sum(-1, keepdim=True) / norm.sum(-1, keepdim=True)
@@ -40,16 +40,19 @@ class WaiversProbe:
         return {
             "value_norm": relative[..., kept],
             "waiver": waiver[..., kept],
+            "seen": seen[..., kept],
         }
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
-        """The variables `value_norm` and `waiver_rate`, over sequences."""
+        """The variables `value_norm` and `waiver_rate`, over the sequences that have the key."""
         where = "layer head position"
-        norm, waiver = arrays["value_norm"], arrays["waiver"]
+        norm, waiver, seen = arrays["value_norm"], arrays["waiver"], arrays["seen"]
         variables = {
-            "value_norm": variable(where, norm.mean(axis=0), "value norm over its mean over positions", "1", PAPER),
+            "value_norm": variable(
+                where, mean_where(seen, norm), "value norm over its mean over positions", "1", PAPER
+            ),
             "waiver_rate": variable(
-                where, waiver.mean(axis=0), "share of sequences in which the key is a waiver", "1", THRESHOLD_PAPER
+                where, mean_where(seen, waiver), "share of sequences in which the key is a waiver", "1", THRESHOLD_PAPER
             ),
         }
         _, layers, heads, positions = norm.shape

@@ -57,19 +57,72 @@ def test_the_numbers_are_those_of_a_scan_of_the_series():
         np.testing.assert_array_equal(found[name], scan[name], err_msg=name)
 
 
-def test_padding_changes_no_number_of_the_tokens():
-    model, ids = tiny("llama"), token_ids(2, LENGTH)
-    padded = torch.cat([torch.zeros(2, 5, dtype=torch.long), ids], dim=1)
-    mask, positions = (padded > 0).long(), (torch.arange(LENGTH + 5) - 5).clamp_min(0)[None]
+def padded(ids, left, right):
+    """Tokens with padding around them, as a call of the model has them: the tokens' positions count from 0."""
+    length = ids.shape[1]
+    mask = torch.nn.functional.pad(torch.ones_like(ids), (left, right))
+    positions = (torch.arange(left + length + right) - left).clamp(0, length - 1)[None]
+    return {"input_ids": torch.nn.functional.pad(ids, (left, right)), "attention_mask": mask, "position_ids": positions}
+
+
+@pytest.mark.parametrize(
+    ("length", "left", "right"), [(40, 5, 0), (40, 0, 60), (12, 3, 9), (300, 0, 300), (300, 100, 0)]
+)
+def test_padding_changes_no_number_of_the_tokens(length, left, right):
+    model, ids = tiny("llama", max_position_embeddings=600), token_ids(2, length)
     with ontogeny.capture(model) as trace:
-        model(padded, attention_mask=mask, position_ids=positions)
+        model(**padded(ids, left, right))
     found, plain = ontogeny.measure(trace, positions=None), ontogeny.measure(run_pass(model, ids), positions=None)
-    np.testing.assert_allclose(found.sink_score[..., 5:], plain.sink_score, rtol=1e-4, atol=1e-6)
-    assert (found.sink_score[..., :5] == 0).all() and (found.value_norm[..., :5] == 0).all()
-    np.testing.assert_allclose(found.value_norm[..., 5:], plain.value_norm, rtol=1e-4)
-    for name in ("attention_entropy", "attention_distance", "participation_ratio", "top_activation"):
-        np.testing.assert_allclose(found[name], plain[name], rtol=1e-4, err_msg=name)
-    np.testing.assert_array_equal(found.top_position - 5, plain.top_position)
+    assert (plain.support_90 > 0).all() and bool((plain.head_class > 0).all()) == (length == 300)
+    for name, expected in plain.data_vars.items():
+        got = found[name]
+        if "position" in got.dims:
+            outside = [*range(left), *range(left + length, left + length + right)]
+            assert got.isel(position=outside).isnull().all(), name
+            got = got[..., left : left + length]
+        elif name in ("top_position", "top_sink_position"):
+            got = got.where(got < 0, got - left)
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_a_sequence_without_a_key_is_in_no_mean_over_it(batch_size):
+    """Of three sequences the second and third are padded, on the left and on the right, to a third of the length."""
+    model, ids, mask = tiny("llama"), token_ids(3, 45), torch.ones(3, 45, dtype=torch.long)
+    mask[1, :30], mask[2, 15:] = 0, 0
+    with ontogeny.capture(model) as trace:
+        for start in range(0, 3, batch_size):
+            model(ids[start : start + batch_size], attention_mask=mask[start : start + batch_size])
+    found = ontogeny.measure(trace, positions=None)
+    alone = []
+    for n in range(3):
+        alone.append(ontogeny.measure(run_pass(model, ids[n : n + 1], mask[n : n + 1]), positions=None))
+    for name in ("sink_score", "sink_rate", "value_norm", "waiver_rate"):
+        for keys, having in ((slice(15), (0, 2)), (slice(15, 30), (0,)), (slice(30, 45), (0, 1))):
+            expected = np.mean([alone[n][name].values[..., keys] for n in having], axis=0)
+            np.testing.assert_allclose(found[name][..., keys], expected, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert found.top_sink_position[0].min() >= 0 and (found.top_sink_position[1:] == -1).all()
+
+
+def test_a_class_of_heads_needs_256_tokens_that_are_no_padding():
+    model, ids, mask = tiny("llama", max_position_embeddings=300), token_ids(2, 300), torch.ones(2, 300).long()
+    mask[:, 255:] = 0
+    assert (ontogeny.measure(run_pass(model, ids, mask)).head_class == 0).all()
+    mask[1, 255] = 1
+    some, alone = run_pass(model, ids, mask), run_pass(model, ids[1:, :256])
+    np.testing.assert_array_equal(ontogeny.measure(some).head_class, ontogeny.measure(alone).head_class)
+    assert (ontogeny.measure(alone).head_class > 0).all()
+
+
+def test_heads_whose_rows_see_no_key_have_no_numbers():
+    model = tiny("llama")
+    with ontogeny.attending(model, mask_mod=lambda b, h, i, j: h != 2), ontogeny.capture(model) as trace:
+        model(token_ids(2, LENGTH))
+    found = ontogeny.measure(trace)
+    for name in ("sink_score", "sink_rate", "value_norm", "waiver_rate", "attention_entropy", "attention_distance"):
+        assert found[name].sel(head=2).isnull().all() and found[name].drop_sel(head=2).notnull().all(), name
+    assert (found.support_90.sel(head=2) == -1).all() and (found.support_90.drop_sel(head=2) > 0).all()
+    assert found.support_90.attrs["none"] == -1
 
 
 def test_positions_are_kept_as_asked():
@@ -107,7 +160,7 @@ def test_where_no_probe_is_left_that_is_an_error():
 def test_attention_that_is_unavailable_is_said():
     trace = by_hand(tiny_falcon(), 3)
     assert ontogeny.measure(trace).attrs["attention"].startswith("unavailable: FalconModel")
-    with pytest.raises(OntogenyError, match="attention is unavailable: FalconModel"):
+    with pytest.raises(OntogenyError, match=r"attention is unavailable: FalconModel.*ask for the probe massive"):
         ontogeny.measure(trace, probes=["sinks"])
 
 

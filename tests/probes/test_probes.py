@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import ontogeny
 from ontogeny.dynamics.corpus import Corpus
 from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.progress import Progress
@@ -17,6 +18,7 @@ from ontogeny.probes import ProbeSettings, make_probes
 from ontogeny.probes.capture import Pass, Trace, run_pass
 from ontogeny.probes.capture.support import sampled_rows
 from ontogeny.probes.massive import is_massive
+from ontogeny.probes.probe import lower_median, mean_where
 from ontogeny.probes.scores import rows_needed, sink_scores
 from ontogeny.probes.sinks import EPSILONS, head_classes
 from tests.models import tiny, tiny_falcon, token_ids
@@ -177,7 +179,7 @@ def test_below_sixteen_tokens_no_key_may_be_the_top_sink():
 
 @pytest.mark.parametrize(("length", "rows"), [(64, 16), (65, 17), (1000, 250), (20, 16)])
 def test_rows_that_a_top_sink_needs(length, rows):
-    assert rows_needed(length) == rows
+    assert rows_needed(torch.tensor([length])).tolist() == [rows]
 
 
 @pytest.mark.parametrize(
@@ -190,9 +192,47 @@ def test_head_classes_by_their_bounds(share, expected):
 
 @pytest.mark.parametrize(("length", "last"), [(64, 48), (65, 48), (20, 4), (100, 75)])
 def test_the_last_key_that_may_be_a_sink_has_just_rows_enough(length, last):
-    scores = sink_scores(run_pass(tiny("llama", max_position_embeddings=128), token_ids(1, length)), length)
+    scores = sink_scores(run_pass(tiny("llama", max_position_embeddings=128), token_ids(1, length)))
     assert scores.eligible[0, 0, 0].nonzero().max() == last
-    assert scores.visible[0, 0, 0, last] == rows_needed(length)
+    assert scores.visible[0, 0, 0, last] == rows_needed(torch.tensor(length))
+
+
+@pytest.mark.parametrize(("tokens", "last"), [(64, 48), (20, 4), (100, 75)])
+def test_padding_does_not_count_among_the_rows_that_a_sink_needs(tokens, last):
+    mask = torch.zeros(2, 128, dtype=torch.long)
+    mask[0, :tokens], mask[1, -tokens:] = 1, 1
+    trace = run_pass(tiny("llama", max_position_embeddings=128), token_ids(2, 128), mask)
+    eligible = sink_scores(trace).eligible[:, 0, 0]
+    assert eligible[0].nonzero()[:, 0].tolist() == list(range(last + 1))
+    assert eligible[1].nonzero()[:, 0].tolist() == list(range(128 - tokens, 128 - tokens + last + 1))
+
+
+def test_rows_that_see_no_key_are_in_no_median():
+    model = tiny("llama", max_position_embeddings=300)
+    model.model.layers[0].self_attn.q_proj.weight.zero_()
+    with ontogeny.attending(model, mask_mod=lambda b, h, i, j: i < 160):
+        found = ontogeny.measure(run_pass(model, token_ids(2, 256)))
+    assert (found.head_class.sel(layer=0) == 1).all() and (found.support_90.sel(layer=0) > 100).all()
+
+
+def test_rows_that_are_missing_do_not_count_in_a_heads_class():
+    share = np.full((2, 2, 1, 16), np.nan)
+    share[0, 0, 0, 5:8] = (0.6, 0.2, 0.05)
+    assert head_classes(share, length=256).tolist() == [[2], [0]]
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_the_lower_median_is_numpys_where_nothing_is_missing(dtype):
+    values = np.random.default_rng(0).integers(0, 9, (6, 2, 3, 5)).astype(dtype)
+    found = lower_median(values, axis=(0, 3))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, np.quantile(values, 0.5, axis=(0, 3), method="lower"))
+
+
+def test_medians_and_means_leave_out_what_is_missing():
+    values = np.array([[1.0, np.nan, np.nan], [4.0, 3.0, np.nan], [2.0, 7.0, np.nan], [9.0, np.nan, np.nan]])
+    np.testing.assert_array_equal(lower_median(values, axis=(0,)), [2.0, 3.0, np.nan])
+    np.testing.assert_array_equal(mean_where(~np.isnan(values), values), [4.0, 5.0, np.nan])
 
 
 def test_a_uniform_head_is_of_class_one():
@@ -222,7 +262,7 @@ def test_where_attention_is_unavailable_the_residual_stream_is_measured_and_it_i
 
 
 def test_where_only_attention_was_asked_for_and_is_unavailable_that_is_an_error():
-    with pytest.raises(OntogenyError, match=r"unavailable: FalconModel.*add --probes massive"):
+    with pytest.raises(OntogenyError, match=r"unavailable: FalconModel.*ask for the probe massive alone"):
         measured(tiny_falcon(), names=("sinks",))
 
 

@@ -28,16 +28,23 @@ def attending(
 ) -> Iterator[None]:
     """Inside the `with`, `model` attends by `mechanism`, a name in `kernels.MECHANISMS`, and can be trained so.
 
-    `sinks` is a logit for each head, (H,), which may be a parameter of one's own, or one number; `mask_mod` hides keys
-    besides those that the model hides (see `kernels.masks`). `capture` inside measures the same attention. On leaving,
-    the model attends as before. Attention dropout is not computed: set it to 0 in the config of a model to train.
+    `sinks` is a logit for each head of each layer, (L, H), or of every layer alike, (H,), which may be a parameter of
+    one's own that learns, or one number; `mask_mod(b, h, i, j)` hides keys besides those that the model hides (see
+    `kernels.masks`). `capture` inside measures the same attention. On leaving, the model attends as before. Attention
+    dropout is not computed: set it to 0 in the config of a model to train.
 
-    Raises OntogenyError for an unknown mechanism and for a model whose attention cannot be replaced.
+    Raises OntogenyError for an unknown mechanism, `sinks` or a `mask_mod` that are none, a model whose attention cannot
+    be replaced, and from within the pass of another model that shares its config.
     """
     if not isinstance(model, PreTrainedModel):
         raise OntogenyError(f"expected a transformers PreTrainedModel, got {type(model).__name__}")
     if mechanism not in MECHANISMS:
         raise OntogenyError(f"mechanism: expected one of {', '.join(MECHANISMS)}, got {mechanism!r}")
+    if mask_mod is not None and not callable(mask_mod):
+        raise OntogenyError(
+            "mask_mod: expected a function of batch, head, query and key indices, as kernels.masks has them, got "
+            f"{type(mask_mod).__name__}"
+        )
     whole = cast(PreTrainedModel, model.base_model)
     blocks = find_blocks(whole)
     base = find_owner(whole, blocks)
@@ -49,5 +56,19 @@ def attending(
     found = find_attention(whole, blocks)
     if isinstance(found, str):
         raise OntogenyError(f"the attention of {type(base).__name__} cannot be replaced: {found}")
-    with routed(base, Route(AttentionSettings(mechanism, sinks, mask_mod))):
+    _check_sinks(sinks, len(found))
+    with routed(base, Route(AttentionSettings(mechanism, sinks, mask_mod), layers=found)):
         yield
+
+
+def _check_sinks(sinks: Tensor | float | None, layers: int) -> None:
+    """Raise OntogenyError for what is neither a number nor logits; how many heads there are the kernels check."""
+    if sinks is None or (isinstance(sinks, int | float) and not isinstance(sinks, bool)):
+        return
+    if not isinstance(sinks, Tensor):
+        raise OntogenyError(f"sinks: expected a number or a tensor of logits, got {type(sinks).__name__}")
+    if sinks.ndim not in (1, 2) or (sinks.ndim == 2 and len(sinks) != layers):
+        raise OntogenyError(
+            f"sinks: expected logits of shape (H,), or (L, H) for this model of {layers} layers, got shape "
+            f"{tuple(sinks.shape)}"
+        )

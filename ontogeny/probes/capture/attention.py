@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,9 +13,9 @@ from ontogeny.errors import OntogenyError
 from ontogeny.kernels import attention, attention_stats
 from ontogeny.probes.capture.masks import Pattern, Visibility, read_pattern
 from ontogeny.probes.capture.reduce import reduce_attention
-from ontogeny.probes.capture.routing import ADVICE, NAME, running
+from ontogeny.probes.capture.routing import NAME, Route, route_through, running
 from ontogeny.probes.capture.settings import AttentionSettings
-from ontogeny.probes.capture.support import sampled_rows
+from ontogeny.probes.capture.support import RealRows
 from ontogeny.probes.capture.trace import AttentionTrace
 
 # Arguments that models hand to every attention function and that leave the scores alone.
@@ -50,27 +51,41 @@ def _attention(
     **others: Any,
 ) -> tuple[Tensor, None]:
     name = type(module).__name__
-    _refuse_other_scores(name, dropout, others)
+    route = route_through(module)
+    settings = route.settings
+    _refuse_other_scores(name, dropout, others, route.advice)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     pattern = Pattern.of(causal, sliding_window, key.shape[2])
-    route = running(name)
-    settings = route.settings
     call: dict[str, Any] = {
         "scale": query.shape[-1] ** -0.5 if scaling is None else scaling,
         "causal": pattern.causal,
         "window": pattern.window,
         "softcap": softcap,
-        "mask": route.masks.padding(name, attention_mask, pattern),
+        "mask": route.masks.padding(name, attention_mask, pattern, route.advice),
         "mechanism": settings.mechanism,
         "mask_mod": settings.mask_mod,
-        "sinks": _sinks(name, s_aux, settings),
+        "sinks": _sinks(module, s_aux, route),
     }
-    if route.recorder is None:
-        output = attention(query, key, value, **call)
-    else:
-        output, trace = _measured(query, key, value, call, settings, route.recorder.keeps_map(module))
-        route.recorder.record(module, trace)
+    query, key, value = (_autocast(one) for one in (query, key, value))
+    with _without_autocast(query.device.type):
+        if route.recorder is None:
+            output = attention(query, key, value, **call)
+        else:
+            output, trace = _measured(query, key, value, call, settings, route.recorder.keeps_map(module))
+            route.recorder.record(module, trace)
     return output.transpose(1, 2).contiguous(), None
+
+
+def _autocast(tensor: Tensor) -> Tensor:
+    """The tensor in the dtype in which torch.autocast would hand it to SDPA: float64 is left alone."""
+    kind = tensor.device.type
+    if tensor.dtype == torch.float64 or not torch.is_autocast_enabled(kind):
+        return tensor
+    return tensor.to(torch.get_autocast_dtype(kind))
+
+
+def _without_autocast(kind: str) -> AbstractContextManager[Any]:
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def _measured(
@@ -78,30 +93,33 @@ def _measured(
 ) -> tuple[Tensor, AttentionTrace]:
     """A layer's output and what its trace keeps; `call` are the arguments that decide its scores."""
     batch, heads, length, _ = query.shape
-    sampled = torch.tensor(sampled_rows(length), device=query.device)
-    asked = torch.arange(length, device=query.device) if keep_map else sampled
-    stats = attention_stats(query, key, value, **call, rows=asked, impl=settings.impl, output=settings.output)
-    assert stats.rows is not None
     valid = call["mask"]
     if valid is None:
         valid = torch.ones(batch, length, dtype=torch.bool, device=query.device)
+        sampled = RealRows.whole(batch, length, query.device)
+    else:
+        sampled = RealRows.of(valid)
+    asked = torch.arange(length, device=query.device) if keep_map else sampled.asked
+    stats = attention_stats(query, key, value, **call, rows=asked, impl=settings.impl, output=settings.output)
+    assert stats.rows is not None
     seen = Visibility(Pattern(call["causal"], call["window"]), valid, heads, settings.mask_mod)
     trace = reduce_attention(
         stats,
-        rows=stats.rows[:, :, sampled] if keep_map else stats.rows,
-        row_length=seen.of_rows(sampled).sum(-1),
+        rows=sampled.pick(stats.rows[:, :, sampled.asked] if keep_map else stats.rows),
+        row_length=sampled.pick(seen.of_rows(sampled.asked).sum(-1)),
         seeing=seen.seeing_rows(),
+        valid=valid,
         whole=stats.rows if keep_map else None,
     )
     return stats.output, trace
 
 
-def _refuse_other_scores(name: str, dropout: float, others: dict[str, Any]) -> None:
+def _refuse_other_scores(name: str, dropout: float, others: dict[str, Any], advice: str) -> None:
     unknown = sorted(argument for argument, value in others.items() if value is not None and argument not in HARMLESS)
     if unknown:
         raise OntogenyError(
             f"{name} hands `{', '.join(unknown)}` to its attention, which changes the scores in a way that is not "
-            f"measured here: {ADVICE}"
+            f"understood here: {advice}"
         )
     if dropout:
         raise OntogenyError(
@@ -110,10 +128,11 @@ def _refuse_other_scores(name: str, dropout: float, others: dict[str, Any]) -> N
         )
 
 
-def _sinks(name: str, own: Tensor | None, settings: AttentionSettings) -> Tensor | float | None:
-    if own is not None and settings.sinks is not None:
-        raise OntogenyError(f"{name} has learned sinks of its own: expected sinks=None, got {settings.sinks}")
-    return settings.sinks if own is None else own
+def _sinks(module: nn.Module, own: Tensor | None, route: Route) -> Tensor | float | None:
+    given = route.sinks_of(module)
+    if own is not None and given is not None:
+        raise OntogenyError(f"{type(module).__name__} has learned sinks of its own: expected sinks=None, got {given}")
+    return given if own is None else own
 
 
 def _mask(
@@ -125,6 +144,7 @@ def _mask(
     device: torch.device | None = None,
     **others: Any,
 ) -> Tensor:
+    route = running(others.get("config"))
     where = device or torch.device("cpu")
     window = others.get("local_size")
     pattern = read_pattern(mask_function, batch_size, q_length, kv_length, window, where)
@@ -132,7 +152,7 @@ def _mask(
         valid = torch.ones(batch_size, kv_length, dtype=torch.bool, device=where)
     else:
         valid = attention_mask[:, -kv_length:].bool().clone()
-    return running("the model").masks.issue(valid, pattern)
+    return route.masks.issue(valid, pattern)
 
 
 AttentionInterface.register(NAME, _attention)

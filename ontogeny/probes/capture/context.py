@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any
 from weakref import WeakSet
 
@@ -45,7 +46,8 @@ def capture(
 
     `needs` names what to record: `attention`, `residual`. `maps` names layers whose whole (B, H, T, T) map to keep; no
     other is. `on_block` is told the index of each block as a pass leaves it. `impl` and `output` are handed to
-    `attention_stats`: with `output="sdpa"` the model computes to the bit what it computes unhooked.
+    `attention_stats`: with `output="sdpa"` a model set to sdpa computes at its tokens, to the bit, what it computes
+    unhooked (padding gives other numbers, which reach no token).
 
     Inside, the model is in evaluation mode and under `torch.no_grad()`. On leaving, also by an exception, its hooks,
     attention implementations, training flags and the gradient mode are as they were. Where the attention cannot be
@@ -85,7 +87,12 @@ def is_captured(base: nn.Module) -> bool:
 
 
 def _wanted(needs: Collection[str], maps: Collection[int], on_block: Callable[[int], None] | None) -> Wanted:
-    asked = frozenset([needs] if isinstance(needs, str) else needs)
+    names = [needs] if isinstance(needs, str) else needs
+    if not isinstance(names, Collection) or not all(isinstance(one, str) for one in names):
+        raise OntogenyError(f"needs: expected some of {', '.join(sorted(EVERYTHING))}, got {needs!r}")
+    if not isinstance(maps, Collection) or not all(isinstance(one, Integral) for one in maps):
+        raise OntogenyError(f"maps: expected a collection of layers' numbers, such as maps=[3], got {maps!r}")
+    asked = frozenset(names)
     if not asked or asked - EVERYTHING:
         raise OntogenyError(f"needs: expected some of {', '.join(sorted(EVERYTHING))}, got {', '.join(sorted(asked))}")
     if maps and ATTENTION not in asked:

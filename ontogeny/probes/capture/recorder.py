@@ -106,7 +106,9 @@ class ModelRecorder:
         self.attention = None if isinstance(found, str) else AttentionRecorder(found, wanted.maps)
         outer = route_of(self.base)
         settings = AttentionSettings() if outer is None else outer.settings
-        self.route = Route(replace(settings, impl=impl, output=output), self.attention)
+        self.route = Route(
+            replace(settings, impl=impl, output=output), self.attention, [] if isinstance(found, str) else found
+        )
         self.residual = ResidualRecorder()
 
     @contextmanager
@@ -133,7 +135,7 @@ class ModelRecorder:
         layers: tuple[AttentionTrace, ...] = ()
         reason = self.reason
         if self.attention is not None:
-            if self.attention.ran or self.route.masks:
+            if self.attention.ran or self.route.masks.in_flight:
                 layers = self.attention.finish()
             else:
                 reason = outside_the_interface(self.whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ontogeny.kernels import AttentionStats
@@ -10,12 +11,12 @@ from ontogeny.probes.capture.trace import AttentionTrace
 
 
 def reduce_attention(
-    stats: AttentionStats, rows: Tensor, row_length: Tensor, seeing: Tensor, whole: Tensor | None
+    stats: AttentionStats, rows: Tensor, row_length: Tensor, seeing: Tensor, valid: Tensor, whole: Tensor | None
 ) -> AttentionTrace:
     """Means over the query rows that see a key, and the support of the sampled rows.
 
     `rows` (B, H, R, T): the map's sampled rows; `row_length` (B, H, R): the keys that they may see; `seeing` (B, H):
-    how many rows see a key; `whole`: the map, where it is to be kept.
+    how many rows see a key; `valid` (B, T): what is no padding; `whole`: the map, where it is to be kept.
     """
     count = seeing.clamp_min(1)
     return AttentionTrace(
@@ -28,5 +29,6 @@ def reduce_attention(
         distance=stats.distance,
         support=support_size(rows),
         row_length=row_length,
+        tokens=valid.sum(1, dtype=torch.int32),
         map=whole,
     )

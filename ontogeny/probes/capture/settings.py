@@ -12,7 +12,10 @@ from ontogeny.kernels.inputs import MaskMod, Output
 
 @dataclass(frozen=True)
 class AttentionSettings:
-    """Arguments that the kernels are given in every layer; `attention_stats` tells what they mean."""
+    """Arguments that the kernels are given in every layer; `attention_stats` tells what they mean.
+
+    `sinks` (L, H) have a row for each layer, which is given that alone.
+    """
 
     mechanism: str = "softmax"
     sinks: Tensor | float | None = None

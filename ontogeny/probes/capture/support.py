@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -19,6 +21,45 @@ def sampled_rows(length: int) -> tuple[int, ...]:
     first = FIRST_CLASS_ROW if length >= CLASS_LENGTH else 0
     count = min(SAMPLED_ROWS, length - first)
     return tuple(first + round(step * (length - 1 - first) / max(count - 1, 1)) for step in range(count))
+
+
+@dataclass(frozen=True)
+class RealRows:
+    """The `sampled_rows` of each sequence's own tokens, as if it had no padding.
+
+    `asked` (U,): all rows that some sequence needs; `place` (B, R): where in `asked` those of each sequence are;
+    `there` (B, R): False in the slots that a shorter sequence leaves empty.
+    """
+
+    asked: Tensor
+    place: Tensor
+    there: Tensor
+
+    @classmethod
+    def whole(cls, batch: int, length: int, device: torch.device) -> RealRows:
+        """The rows of sequences without padding."""
+        asked = torch.tensor(sampled_rows(length), device=device)
+        place = torch.arange(len(asked), device=device).expand(batch, -1)
+        return cls(asked, place, torch.ones_like(place, dtype=torch.bool))
+
+    @classmethod
+    def of(cls, valid: Tensor) -> RealRows:
+        """The rows of sequences whose tokens are where `valid` (B, T) is True."""
+        rows = torch.full((len(valid), len(sampled_rows(valid.shape[1]))), -1)
+        for slots, tokens in zip(rows, valid.cpu(), strict=True):
+            places = tokens.nonzero()[:, 0]
+            chosen = places[list(sampled_rows(len(places)))]
+            slots[: len(chosen)] = chosen
+        there = rows >= 0
+        asked = rows[there].unique()
+        place = torch.searchsorted(asked, rows.clamp_min(0))
+        return cls(asked.to(valid.device), place.to(valid.device), there.to(valid.device))
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Each sequence's rows of values (B, H, U, ...) on the rows `asked`: (B, H, R, ...), 0 in empty slots."""
+        sequence = torch.arange(len(self.place), device=values.device)[:, None]
+        picked = values[sequence, :, self.place].transpose(1, 2)
+        return picked * self.there.view(len(self.there), 1, -1, *(1,) * (values.ndim - 3))
 
 
 def support_size(rows: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from ontogeny.kernels.maps import map_statistics
 from ontogeny.probes.capture.finite import require_finite
 from ontogeny.probes.capture.lens.bridge import OTHERWISE
 from ontogeny.probes.capture.reduce import reduce_attention
-from ontogeny.probes.capture.support import sampled_rows
+from ontogeny.probes.capture.support import RealRows
 from ontogeny.probes.capture.trace import AttentionTrace
 
 # In the order in which a layer runs them, which is that of the fields of `LayerTensors`.
@@ -70,13 +70,14 @@ def layer_trace(where: str, shown: LayerTensors, keep_map: bool) -> tuple[Attent
             f"{where}: pattern times values is not what the output projection was given, so the values are gated, "
             f"clipped or edited by a hook besides; {OTHERWISE}"
         )
-    rows = torch.tensor(sampled_rows(pattern.shape[-1]), device=pattern.device)
+    rows = RealRows.of(valid)
     stats = map_statistics(attention, seen, values, output)
     trace = reduce_attention(
         stats,
-        rows=attention[:, :, rows],
-        row_length=seen[:, :, rows].sum(-1),
+        rows=rows.pick(attention[:, :, rows.asked]),
+        row_length=rows.pick(seen[:, :, rows.asked].sum(-1)),
         seeing=seen.any(-1).sum(-1),
+        valid=valid,
         whole=attention if keep_map else None,
     )
     return trace, valid
