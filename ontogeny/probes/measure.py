@@ -38,10 +38,10 @@ def measure(trace: Trace, probes: Sequence[str] | None = None, positions: int | 
     """
     if not isinstance(trace, Trace):
         raise OntogenyError(f"expected a Trace, as `with ontogeny.capture(model) as trace` gives, got {type(trace)}")
-    if positions is not None and positions < 1:
-        raise UsageError(f"expected at least one position, got {positions}")
+    if positions is not None and not (isinstance(positions, int) and positions >= 1):
+        raise UsageError(f"positions: expected a whole number, at least 1, or None for all, got {positions!r}")
     kept = None if positions is None else min(positions, trace.length)
-    chosen = make_probes(probes, ProbeSettings(trace.length, kept))
+    chosen = make_probes([probes] if isinstance(probes, str) else probes, ProbeSettings(trace.length, kept))
     dataset = label(chosen, [reduce_trace(chosen, trace)], trace)
     return dataset.assign_attrs(
         length=trace.length,

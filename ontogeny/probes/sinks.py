@@ -47,7 +47,7 @@ class SinksProbe:
         empty, seeing = row_length == 0, (scores.visible > 0).any(-1)
         per_head = {
             name: torch.stack([getattr(layer, name) for layer in trace.layers], dim=1).where(seeing, torch.nan)
-            for name in ("entropy", "row_max", "participation", "distance")
+            for name in ("entropy", "row_max", "participation", "mass", "distance")
         }
         return {
             "sink_score": scores.alpha[..., : self.settings.positions],
@@ -81,6 +81,7 @@ class SinksProbe:
             "attention_entropy": _per_head(arrays["entropy"], "entropy of a row's attention", "nats"),
             "attention_max": _per_head(arrays["row_max"], "largest attention in a row", "1"),
             "participation_ratio": _per_head(arrays["participation"], "effective number of keys in a row", "tokens"),
+            "attention_mass": _per_head(arrays["mass"], "attention of a row on its keys", "1"),
             "attention_distance": _per_head(arrays["distance"], "distance between query and key", "tokens"),
             "support_90": variable(
                 "layer head", support, "keys that hold 0.90 of a row's attention", "tokens", CLASS_PAPER, none=NO_ROW

@@ -178,3 +178,13 @@ def test_issued_masks_are_known_for_as_long_as_they_live():
         masks.padding("Attention", mask.clone(), pattern)
     del mask
     assert len(masks) == 0
+
+
+def test_positions_that_start_anew_are_packed_sequences_and_refused():
+    model, ids = tiny("llama"), token_ids(2, LENGTH)
+    packed = torch.cat([torch.arange(LENGTH // 2)] * 2)[None].expand(2, -1)
+    with ontogeny.capture(model) as trace:
+        with pytest.raises(OntogenyError, match="position_ids: they start anew within a sequence"):
+            model(ids, position_ids=packed)
+        model(ids, position_ids=packed, attention_mask=torch.ones_like(ids))
+        assert len(trace.layers[0].entropy) == 2

@@ -150,3 +150,13 @@ def test_other_models_of_transformer_lens_are_refused(boot):
     ):
         with pytest.raises(OntogenyError, match=message), ontogeny.capture(model):
             pass
+
+
+@pytest.mark.parametrize("options", [{"impl": "blocked"}, {"output": "sdpa"}, {"impl": "nonsense"}])
+def test_a_bridge_takes_no_implementation(boot, options):
+    bridge = boot(tiny("llama"))
+    with (
+        pytest.raises(OntogenyError, match="a TransformerBridge computes its attention itself"),
+        ontogeny.capture(bridge, **options),
+    ):
+        pass

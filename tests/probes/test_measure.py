@@ -11,6 +11,7 @@ from ontogeny.dynamics.corpus import Corpus
 from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.progress import Progress
 from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.kernels.masks import sliding_window
 from ontogeny.probes import DEFINITIONS, ProbeSettings, make_probes
 from ontogeny.probes.capture import Trace, run_pass
 from tests.models import tiny, tiny_falcon, token_ids
@@ -131,8 +132,6 @@ def test_positions_are_kept_as_asked():
     assert ontogeny.measure(trace, positions=1000).sizes["position"] == LENGTH
     whole = ontogeny.measure(trace, positions=None)
     assert whole.sizes["position"] == LENGTH and whole.attrs["positions"] == "all"
-    with pytest.raises(UsageError, match="at least one position, got 0"):
-        ontogeny.measure(trace, positions=0)
 
 
 def test_probes_by_name():
@@ -177,3 +176,35 @@ def test_what_is_no_trace_or_an_empty_one_is_refused():
         ontogeny.measure(Trace())
     with pytest.raises(OntogenyError, match="expected a Trace"):
         ontogeny.measure(tiny("llama"))
+
+
+def test_a_dataset_says_by_what_mechanism_the_model_attended():
+    model, ids = tiny("llama"), token_ids(2, 20)
+    with ontogeny.attending(model, "sigmoid", mask_mod=sliding_window(4)), ontogeny.capture(model) as trace:
+        model(ids)
+    dataset = ontogeny.measure(trace)
+    assert dataset.attrs["mechanism"] == "sigmoid" and "sliding_window" in dataset.attrs["mask_mod"]
+    mass = torch.stack([layer.mass.mean(0) for layer in trace.layers])
+    np.testing.assert_allclose(dataset.attention_mass, mass, rtol=1e-6)
+    assert (dataset.attention_mass != 1).all()
+
+
+def test_softmax_gives_all_of_a_rows_attention_to_its_keys_and_a_sink_takes_a_share():
+    ids = token_ids(2, 20)
+    masses = {}
+    for family in ("llama", "gpt_oss"):
+        with ontogeny.capture(model := tiny(family)) as trace:
+            model(ids)
+        masses[family] = ontogeny.measure(trace).attention_mass.values
+        assert "mechanism" not in ontogeny.measure(trace).attrs
+    np.testing.assert_allclose(masses["llama"], 1, rtol=1e-6)
+    assert (masses["gpt_oss"] < 0.999).all()
+
+
+@pytest.mark.parametrize("positions", [0, 2.5, "all"])
+def test_positions_that_make_no_sense_are_refused(positions):
+    with ontogeny.capture(model := tiny("llama")) as trace:
+        model(token_ids(1, 20))
+    with pytest.raises(UsageError, match="positions: expected a whole number"):
+        ontogeny.measure(trace, positions=positions)
+    assert "massive_ratio" not in ontogeny.measure(trace, probes="sinks")

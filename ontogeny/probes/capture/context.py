@@ -63,8 +63,8 @@ def capture(
             f"{type(recorder.base).__name__} is being captured already: expected one capture of a model at a time; "
             "leave the other `with` first"
         )
-    for note in recorder.notes.values():
-        warnings.warn(note, stacklevel=3)
+    for warning in recorder.warnings:
+        warnings.warn(warning, stacklevel=3)
     trace = Trace(notes=recorder.notes)
     _captured.add(recorder.base)
     try:
@@ -103,6 +103,11 @@ def _wanted(needs: Collection[str], maps: Collection[int], on_block: Callable[[i
 def _recorder(model: Any, wanted: Wanted, impl: Implementation, output: Output) -> PassRecorder:
     bridge = as_bridge(model)
     if bridge is not None:
+        if (impl, output) != ("auto", "fused"):
+            raise OntogenyError(
+                "impl, output: a TransformerBridge computes its attention itself, expected neither, got "
+                f"impl={impl!r}, output={output!r}"
+            )
         return LensRecorder(bridge, wanted)
     if not isinstance(model, PreTrainedModel):
         unwrap = "; capture the model before torch.compile wraps it" if hasattr(model, "_orig_mod") else ""

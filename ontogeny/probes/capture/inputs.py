@@ -16,7 +16,8 @@ class PassInputs:
 
     `valid` (B, T), bool, is False at padding, None where there is none. `unmasked` tells that no mask was given.
 
-    Raises OntogenyError for a key-value cache, a mask that says more than padding, and a sequence without a token.
+    Raises OntogenyError for a key-value cache, packed sequences, a mask that says more than padding, and a sequence
+    without a token.
     """
 
     def __init__(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -29,6 +30,7 @@ class PassInputs:
         self.unmasked = self.get("attention_mask") is None
         self.valid = None if self.unmasked else self._given_padding()
         if self.unmasked:
+            self._refuse_packed()
             self._mask_explicitly()
 
     @property
@@ -57,6 +59,14 @@ class PassInputs:
         if self.get("use_cache") is None:
             self._put("use_cache", False)
 
+    def _refuse_packed(self) -> None:
+        positions = self.get("position_ids")
+        if isinstance(positions, Tensor) and bool((positions.diff(dim=-1) < 0).any()):
+            raise OntogenyError(
+                "position_ids: they start anew within a sequence, as in packed sequences, which are not measured; pass "
+                "unpacked sequences, or an attention_mask where these positions are meant for one"
+            )
+
     def _mask_explicitly(self) -> None:
         """Without a mask transformers takes positions that do not count up for packed sequences."""
         tokens = self._tokens()
@@ -73,7 +83,9 @@ class PassInputs:
             )
         valid = mask.bool()
         if not bool(valid.any(1).all()):
-            raise OntogenyError("attention_mask: a sequence is padding throughout: expected at least one token in each")
+            raise OntogenyError(
+                "attention_mask: a sequence is padding throughout: expected at least one token in each, and 1 at tokens"
+            )
         return None if bool(valid.all()) else valid
 
     def _tokens(self) -> Tensor | None:

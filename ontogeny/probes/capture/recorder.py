@@ -37,10 +37,14 @@ class Wanted:
 
 
 class PassRecorder(Protocol):
-    """Records the passes of one model, whose forward `base` is; `notes` are facts about it."""
+    """Records the passes of one model, whose forward `base` is.
+
+    `notes` are facts that a dataset says of it, `warnings` what to say at once.
+    """
 
     base: PreTrainedModel
     notes: dict[str, str]
+    warnings: tuple[str, ...]
 
     def hooked(self) -> Any:
         """A context manager: the model is hooked inside it."""
@@ -96,7 +100,6 @@ class ModelRecorder:
 
     def __init__(self, model: PreTrainedModel, wanted: Wanted, impl: Implementation, output: Output) -> None:
         self.whole = cast(PreTrainedModel, model.base_model)
-        self.notes: dict[str, str] = {}
         self.wanted = wanted
         self.blocks = find_blocks(self.whole)
         self.base = find_owner(self.whole, self.blocks)
@@ -109,6 +112,8 @@ class ModelRecorder:
         self.route = Route(
             replace(settings, impl=impl, output=output), self.attention, [] if isinstance(found, str) else found
         )
+        self.notes = {} if outer is None else settings.describe()
+        self.warnings: tuple[str, ...] = ()
         self.residual = ResidualRecorder()
 
     @contextmanager

@@ -26,6 +26,7 @@ def reduce_attention(
         entropy=stats.entropy.sum(-1) / count,
         row_max=stats.row_max.sum(-1) / count,
         participation=stats.participation.sum(-1) / count,
+        mass=stats.mass.sum(-1) / count,
         distance=stats.distance,
         support=support_size(rows),
         row_length=row_length,

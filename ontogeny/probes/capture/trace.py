@@ -24,10 +24,11 @@ class AttentionTrace:
 
     `column_mass` and `visible_rows` (B, H, T): see `AttentionStats`. `value_norm` (B, H, T): the Euclidean norm of each
     key's value, a shared value standing at each of its query heads. `entropy` (nats), `row_max`, `participation`
-    (keys) and `distance` (tokens) are (B, H): means over the query rows that see a key. `support` (B, H, R): the least
-    number of keys whose attention sums to 0.90 of the row; `row_length` (B, H, R): how many keys that row may see, 0
-    where a sequence has no such row. `tokens` (B,): how many tokens of the sequence are no padding.
-    `map` (B, H, T, T): the attention of each query to each key, None unless the layer was asked for.
+    (keys), `mass` and `distance` (tokens) are (B, H): means over the query rows that see a key.
+
+    `support` (B, H, R): the least number of keys whose attention sums to 0.90 of the row; `row_length` (B, H, R): how
+    many keys that row may see, 0 where a sequence has no such row. `tokens` (B,): how many tokens of the sequence are
+    no padding. `map` (B, H, T, T): the attention of each query to each key, None unless the layer was asked for.
     """
 
     column_mass: Tensor
@@ -36,6 +37,7 @@ class AttentionTrace:
     entropy: Tensor
     row_max: Tensor
     participation: Tensor
+    mass: Tensor
     distance: Tensor
     support: Tensor
     row_length: Tensor

@@ -24,6 +24,7 @@ class LensRecorder:
     def __init__(self, bridge: Any, wanted: Wanted) -> None:
         self.base = find_owner(bridge.original_model.base_model, list(bridge.blocks))
         self.notes = notes_on(bridge)
+        self.warnings = tuple(self.notes.values())
         self.bridge, self.wanted = bridge, wanted
         self.layers = len(bridge.blocks)
         wanted.refuse_absent_layers(self.layers)
