@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -26,11 +27,17 @@ class Cost:
 def measure_costs(
     contenders: Mapping[str, Callable[[], object]], device: torch.device, repeats: int
 ) -> dict[str, Cost]:
-    """Run every contender in turn, round after round, and keep each one's median time; memory in a round of its own."""
+    """Run every contender once a round, and keep each one's median time; memory in a round of its own.
+
+    Each round has an order of its own, drawn with a fixed seed: what runs after a contender that has just given back
+    a gigabyte pays for it.
+    """
     times: dict[str, list[float]] = {name: [] for name in contenders}
+    order, shuffle = list(contenders), random.Random(0).shuffle
     for round_number in range(WARM_UP + repeats):
-        for name, run in contenders.items():
-            seconds = _timed(run, device)
+        shuffle(order)
+        for name in order:
+            seconds = _timed(contenders[name], device)
             if round_number >= WARM_UP:
                 times[name].append(seconds)
     return {
