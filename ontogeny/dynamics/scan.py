@@ -70,6 +70,8 @@ def scan(
     """
     progress = progress or Progress()
     series = open_series(source) if isinstance(source, str) else source
+    for note in series.notes:
+        progress.note(note)
     selection = select_steps(series, series.default_steps if steps is None else steps)
     if selection.absent:
         progress.note(f"not in the series, left out: steps {', '.join(selection.absent)}")

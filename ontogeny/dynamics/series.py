@@ -20,7 +20,7 @@ class Series:
 
     `source` is the string that opens it again. `tokenizer` loads the tokenizer, or returns None where the source has
     none. `task`, where the run has a task of its own, generates `(sequences, length)` token ids of it, seeded.
-    `default_steps` is the selection that a scan makes when none is asked for.
+    `default_steps` is the selection that a scan makes when none is asked for. `notes` tell what else the source holds.
     """
 
     source: str
@@ -31,6 +31,7 @@ class Series:
     task: Callable[[int, int], np.ndarray] | None = None
     quantisation: str = "none"
     default_steps: str = "all"
+    notes: tuple[str, ...] = ()
 
     def with_checkpoints(self, checkpoints: tuple[Checkpoint, ...]) -> Series:
         """The same series, restricted to `checkpoints`."""

@@ -14,7 +14,7 @@ from huggingface_hub import close_session, constants
 
 from ontogeny.dynamics.series import Series
 from ontogeny.dynamics.sources.hub import open_hub
-from ontogeny.errors import OntogenyError
+from ontogeny.errors import OntogenyError, UsageError
 from tests.checkpoint_folders import contents, save_tiny, save_word_tokenizer, to_bin
 from tests.hub_server import Hub, Repository, serve
 from tests.models import tiny
@@ -76,7 +76,7 @@ def go_offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_revisions_are_those_that_the_hub_lists(hub: Hub, cache: Path, repository: Repository) -> None:
-    for name in ("step7x", "v1", "mystep3", "step", "step-5", "step2/extra"):
+    for name in ("step7x", "v1", "mystep3", "step", "step2/extra"):
         repository.branches[name] = {}
     series = opened(hub, cache)
     assert [checkpoint.step for checkpoint in series.checkpoints] == [0, 1, 512]
@@ -319,3 +319,66 @@ def test_a_file_that_the_client_did_not_bring_is_missed(hub: Hub, cache: Path, m
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
     with pytest.raises(OntogenyError, match=rf"{ID} lost model\.safetensors of step1 on the way"):
         checkpoint.fetch()
+
+
+def published(steps: dict[int, Files]) -> Repository:
+    """A repository with two runs, as OLMo's: tokens in the names, the same steps in both."""
+    names = {
+        "stage1-step0-tokens0B": steps[0],
+        "stage1-step1-tokens4B": steps[1],
+        "stage1-step512-tokens2148B": steps[512],
+        "stage2-ingredient1-step0-tokens0B": steps[1],
+        "stage2-ingredient1-step512-tokens50B": steps[0],
+    }
+    return Repository({"main": steps[512], **names})
+
+
+def test_a_series_is_one_run_and_the_others_are_told_of(steps: dict[int, Files], cache: Path) -> None:
+    with serve({ID: published(steps)}) as hub:
+        series = opened(hub, cache)
+        assert [(one.step, one.tokens, one.revision) for one in series.checkpoints] == [
+            (0, 0.0, "stage1-step0-tokens0B"),
+            (1, 4e9, "stage1-step1-tokens4B"),
+            (512, 2148e9, "stage1-step512-tokens2148B"),
+        ]
+        assert series.notes == (
+            f"{ID} holds several runs, this is run 'stage1'; others: @stage2-ingredient1 (2 checkpoints)",
+        )
+        second = open_hub(ID, "stage2-ingredient1", endpoint=hub.endpoint, cache_dir=cache)
+        assert [one.step for one in second.checkpoints] == [0, 512] and second.notes == ()
+        assert (second.source, second.name) == (f"{ID}@stage2-ingredient1", "tiny-neox-stage2-ingredient1")
+        weight = second.checkpoints[1].load().gpt_neox.embed_in.weight
+        assert torch.equal(weight, tiny("gpt_neox", seed=0).gpt_neox.embed_in.weight)
+
+
+@pytest.mark.parametrize(("part", "step"), [("step1", 1), ("main", -1)])
+def test_one_revision_can_be_asked_for(hub: Hub, cache: Path, part: str, step: int) -> None:
+    series = open_hub(ID, part, endpoint=hub.endpoint, cache_dir=cache)
+    assert [(one.name, one.step) for one in series.checkpoints] == [(part, step)]
+
+
+def test_a_part_that_is_not_there_is_refused(steps: dict[int, Files], cache: Path) -> None:
+    with (
+        serve({ID: published(steps)}) as hub,
+        pytest.raises(UsageError, match=r"no run and no revision 'stage3'.*@stage1"),
+    ):
+        open_hub(ID, "stage3", endpoint=hub.endpoint, cache_dir=cache)
+
+
+def test_checkpoints_may_lie_in_folders_of_main(steps: dict[int, Files], cache: Path) -> None:
+    files = {"README.md": b"a run", **{name: steps[512][name] for name in ("tokenizer.json", "tokenizer_config.json")}}
+    for step, content in steps.items():
+        bare = without(content, "tokenizer.json", "tokenizer_config.json")
+        files |= {f"checkpoint-{step}/{name}": data for name, data in bare.items()}
+    with serve({ID: Repository({"main": files | {"onnx/config.json": b"{}"}})}) as hub:
+        series = opened(hub, cache)
+        assert [(one.name, one.step, one.revision) for one in series.checkpoints] == [
+            ("checkpoint-0", 0, "main"),
+            ("checkpoint-1", 1, "main"),
+            ("checkpoint-512", 512, "main"),
+        ]
+        assert series.tokenizer() is not None
+        assert not any("safetensors" in path for path in hub.downloaded())
+        for one in series.checkpoints:
+            due = tiny("gpt_neox", seed=one.step).gpt_neox.embed_in.weight
+            assert torch.equal(one.load().gpt_neox.embed_in.weight, due)

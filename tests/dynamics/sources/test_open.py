@@ -16,13 +16,22 @@ from tests.checkpoint_folders import save_tiny
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Hub ids that were opened, instead of opening them."""
+    """Hub ids that were opened, instead of opening them, each with the part that was asked for."""
     ids: list[str] = []
-    monkeypatch.setattr(hub, "open_hub", ids.append)
+    monkeypatch.setattr(hub, "open_hub", lambda *asked_for: ids.append("@".join(filter(None, asked_for))))
     return ids
 
 
-@pytest.mark.parametrize("source", ["EleutherAI/pythia-70m", "a/b", "HuggingFaceTB/SmolLM2-135M_x.1", "01-ai/Yi"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "EleutherAI/pythia-70m",
+        "a/b",
+        "HuggingFaceTB/SmolLM2-135M_x.1",
+        "01-ai/Yi",
+        "allenai/OLMo-2-1124-7B@stage2-ingredient1",
+    ],
+)
 def test_an_id_with_an_owner_is_asked_of_the_hub(source: str, asked: list[str]) -> None:
     open_series(source)
     assert asked == [source]
