@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ontogeny.dynamics.checkpoint import UNKNOWN_STEP, Checkpoint
 from ontogeny.dynamics.loading.files import CONFIG, TOKENIZER_FILES, file_names, read_arch, weight_patterns
 from ontogeny.dynamics.series import Series
+from ontogeny.dynamics.sources.names import read_name
 from ontogeny.errors import OntogenyError
 
 if TYPE_CHECKING:
@@ -69,7 +70,14 @@ def _holds_checkpoint(folder: Path) -> bool:
 def _checkpoint(folder: Path, step: int) -> Checkpoint:
     patterns = (CONFIG, *weight_patterns(file_names(folder)))
     modified = max((file.stat().st_mtime for pattern in patterns for file in folder.glob(pattern)), default=None)
-    return Checkpoint(name=folder.name, step=step, fetch=lambda: folder, modified=modified)
+    stated = read_name(folder.name)
+    return Checkpoint(
+        name=folder.name,
+        step=step,
+        fetch=lambda: folder,
+        tokens=None if stated is None else stated.tokens,
+        modified=modified,
+    )
 
 
 def _ordered(folder: Path, inside: list[Path]) -> tuple[Checkpoint, ...]:

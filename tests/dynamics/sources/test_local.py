@@ -224,3 +224,9 @@ def test_a_tokenizers_own_code_is_never_run(tmp_path: Path, one: Path, monkeypat
     except OntogenyError as error:
         assert "cannot be read" in str(error)
     assert not (tmp_path / "ran").exists()
+
+
+def test_tokens_are_read_from_the_folders_name(tmp_path: Path) -> None:
+    for name in ("step0-tokens0B", "step5500-tokens23B"):
+        save_tiny(tmp_path / "run" / name)
+    assert [(one.step, one.tokens) for one in open_local(tmp_path / "run").checkpoints] == [(0, 0.0), (5500, 23e9)]
