@@ -75,9 +75,7 @@ def scan(
     selection = select_steps(series, series.default_steps if steps is None else steps)
     if selection.absent:
         progress.note(f"not in the series, left out: steps {', '.join(selection.absent)}")
-    _refuse_nonsense(series, length, batch_size, positions)
-    if impl not in get_args(Implementation):
-        raise UsageError(f"unknown implementation {impl!r}: expected one of {', '.join(get_args(Implementation))}")
+    _refuse_nonsense(series, length, batch_size, positions, impl)
     known_dtype(dtype)
     where = available_device(device)
     kept = None if positions is None else min(positions, length)
@@ -103,7 +101,9 @@ def scan(
     return _scan_in_memory(work) if out is None else _scan_into(Path(out), work)
 
 
-def _refuse_nonsense(series: Series, length: int, batch_size: int | None, positions: int | None) -> None:
+def _refuse_nonsense(series: Series, length: int, batch_size: int | None, positions: int | None, impl: str) -> None:
+    if impl not in get_args(Implementation):
+        raise UsageError(f"unknown implementation {impl!r}: expected one of {', '.join(get_args(Implementation))}")
     if positions is not None and positions < 1:
         raise UsageError(f"expected at least one position, got {positions}")
     if batch_size is not None and batch_size < 1:
