@@ -14,6 +14,8 @@ from ontogeny.bench.cases import AttentionCase
 from ontogeny.bench.record import Record, refuse_if_wrong
 from ontogeny.bench.timing import measure_costs
 from ontogeny.kernels import attention, attention_stats
+from ontogeny.kernels.attention import Implementation
+from ontogeny.kernels.inputs import Output
 
 Contender = Callable[..., Statistics]
 
@@ -72,9 +74,9 @@ def _contenders(case: AttentionCase, device: torch.device) -> tuple[dict[str, Co
     return possible, impossible
 
 
-def _ontogeny(impl: str, **more: Any) -> Contender:
+def _ontogeny(impl: Implementation, output: Output = "fused") -> Contender:
     def run(**inputs: Any) -> Statistics:
-        return vars(attention_stats(**inputs, impl=impl, **more))  # type: ignore[arg-type]
+        return vars(attention_stats(**inputs, impl=impl, output=output))
 
     return run
 

@@ -59,7 +59,7 @@ def scan(
             device=device,
             dtype=dtype,
             positions=_positions(positions),
-            impl=impl,  # type: ignore[arg-type]
+            impl=impl,
             progress=progress,
         )
     measured = [str(name) for name in found.dataset.checkpoint.values]

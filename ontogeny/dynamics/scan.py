@@ -53,7 +53,7 @@ def scan(
     device: str = "auto",
     dtype: str = "float32",
     positions: int | None = 16,
-    impl: Implementation = "auto",
+    impl: str = "auto",
     progress: Progress | None = None,
 ) -> Scan:
     """Measure the checkpoints of `source` and return them as one labelled dataset.

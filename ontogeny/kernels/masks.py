@@ -6,6 +6,8 @@ Each tells, from integer index tensors of sequence, head, query and key, which q
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
@@ -60,11 +62,7 @@ def big_bird(
         order = torch.randperm(len(free), generator=generator)
         seen[row, free[order[:random_blocks]]] = True
 
-    def listed(_b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
-        return seen.to(i.device)[i // block, j // block]
-
-    listed.length = length  # type: ignore[attr-defined]
-    return listed
+    return _Listed(seen, block, length)
 
 
 def power_attention(block: int = 1) -> MaskMod:
@@ -79,6 +77,18 @@ def power_attention(block: int = 1) -> MaskMod:
         return (j <= i) & (back & (back - 1) == 0)
 
     return spaced
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """Which block of `block` tokens sees which, as a table `seen` made for `length` tokens."""
+
+    seen: Tensor = field(repr=False)
+    block: int
+    length: int
+
+    def __call__(self, _b: Tensor, _h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return self.seen.to(i.device)[i // self.block, j // self.block]
 
 
 def _at_least(name: str, number: int, least: int) -> None:

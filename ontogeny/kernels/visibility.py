@@ -52,19 +52,18 @@ def count_visible(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
     """For every key the query rows that see it (B, H, S), and the rows that see a key (B, H); float64."""
     if inputs.mask_mod is not None:
         return _counted(inputs)
-    batch, heads = inputs.q.shape[:2]
-    valid = inputs.mask
-    if valid is None:
-        valid = torch.ones(batch, inputs.keys, dtype=torch.bool, device=inputs.q.device)
-    rows = torch.full_like(valid, inputs.queries, dtype=torch.int64) if inputs.mask is None else None
+    (batch, heads), keys, device = inputs.q.shape[:2], inputs.keys, inputs.q.device
+    if inputs.mask is None:
+        valid = torch.ones(batch, keys, dtype=torch.bool, device=device)
+        seeing = torch.full((batch, 1), inputs.queries, device=device)
+    else:
+        valid, seeing = inputs.mask, inputs.mask.sum(1, keepdim=True)
+    rows = seeing
     if inputs.causal:
         before = torch.nn.functional.pad(valid.cumsum(1), (1, 0))
-        first = torch.arange(inputs.keys, device=valid.device)
-        end = (first + (inputs.window or inputs.keys)).clamp_max(inputs.keys)
+        first = torch.arange(keys, device=device)
+        end = (first + (inputs.window or keys)).clamp_max(keys)
         rows = before[:, end] - before[:, first]
-    elif rows is None:
-        rows = valid.sum(1, keepdim=True).expand_as(valid)
-    seeing = valid.sum(1, keepdim=True) if inputs.mask is not None else torch.full_like(rows[:, :1], inputs.queries)
     return (rows * valid).double()[:, None].expand(-1, heads, -1), seeing.double().expand(-1, heads)
 
 
