@@ -33,10 +33,24 @@ class Repository:
 
 
 @dataclass
+class Fault:
+    """What befalls the next `times` requests whose `METHOD path` holds `where`: a delay in seconds, then a refusal.
+
+    `status` None lets the request through after the delay; `headers` go with the refusal.
+    """
+
+    where: str = ""
+    status: int | None = 500
+    times: int = 1
+    delay: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Hub:
     """A running stand-in: its address, its repositories, and the requests made so far, as `METHOD path`.
 
-    `failing` answers every request with status 500; files in `broken` are sent by half.
+    `failing` answers every request with status 500; files in `broken` are sent by half; `faults` befall requests.
     """
 
     endpoint: str
@@ -44,6 +58,17 @@ class Hub:
     requests: list[str]
     failing: bool = False
     broken: set[str] = field(default_factory=set)
+    faults: list[Fault] = field(default_factory=list)
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def fault(self, request: str) -> Fault | None:
+        """The fault that befalls this request, counted down."""
+        with self._turn:
+            for fault in self.faults:
+                if fault.where in request and fault.times > 0:
+                    fault.times -= 1
+                    return fault
+        return None
 
     def downloaded(self) -> set[str]:
         """The paths of all files whose contents were sent, as `revision-or-commit/path`."""
@@ -89,6 +114,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append(f"{self.command} {path}")
         if self.hub.failing:
             return self.refuse(500, "", "out of order")
+        fault = self.hub.fault(f"{self.command} {path}")
+        if fault is not None:
+            threading.Event().wait(fault.delay)  # tests patch time.sleep
+            if fault.status is not None:
+                return self.refuse(fault.status, "", "a fault", fault.headers)
         is_api = path.startswith("/api/models/")
         parts = path.removeprefix("/api/models/").strip("/").split("/")
         repository = self.hub.repositories.get("/".join(parts[:2]))
@@ -118,7 +148,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(files[path][: len(files[path]) // 2])
             return None
-        etag = _blob(files[path])
+        etag = _sha256(files[path]) if _is_large(path) else _blob(files[path])
         return self.send(200, files[path], "application/octet-stream", {"X-Repo-Commit": sha, "ETag": f'"{etag}"'})
 
     def send_json(self, value: object) -> None:
@@ -152,7 +182,19 @@ def _info(repository: str, sha: str, files: dict[str, bytes]) -> dict[str, objec
 
 
 def _entry(path: str, content: bytes) -> dict[str, object]:
-    return {"type": "file", "path": path, "size": len(content), "oid": _blob(content)}
+    entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": _blob(content)}
+    if _is_large(path):
+        entry["lfs"] = {"oid": _sha256(content), "size": len(content), "pointerSize": 134}
+    return entry
+
+
+def _is_large(path: str) -> bool:
+    """Whether the Hub would keep the file by git-lfs, and so know its contents by their sha256."""
+    return path.endswith((".safetensors", ".bin", ".gguf"))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _blob(content: bytes) -> str:

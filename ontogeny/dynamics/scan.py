@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-import torch
-import transformers
 import xarray as xr
 
 from ontogeny.dynamics.checkpoint import Checkpoint
-from ontogeny.dynamics.corpus import RANDOM, Corpus, make_corpus
+from ontogeny.dynamics.corpus import RANDOM, make_corpus
 from ontogeny.dynamics.loading.model import available_device, known_dtype
-from ontogeny.dynamics.measure import measure_checkpoint
+from ontogeny.dynamics.measurement import Measurement
 from ontogeny.dynamics.opening import Scan, join_checkpoints, open_scan, read_checkpoints
 from ontogeny.dynamics.progress import Progress
 from ontogeny.dynamics.series import Series
@@ -27,16 +23,9 @@ from ontogeny.dynamics.steps import select_steps
 from ontogeny.dynamics.store import ScanStore, cache_path, read_failures, refuse_other_shape
 from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.kernels.attention import Implementation
-from ontogeny.probes import DEFINITIONS, Probe, ProbeSettings, make_probes
-from ontogeny.version import __version__
+from ontogeny.probes import DEFINITIONS, ProbeSettings, make_probes
 
 TOKENS_A_PASS = 4096
-UNAUDITED = "unaudited"
-
-CHECKPOINT_COORDINATES = {
-    "step": ("training step, -1 where the source states none", "steps"),
-    "tokens": ("tokens seen in training", "tokens"),
-}
 
 
 def scan(
@@ -97,7 +86,8 @@ def scan(
         definitions=DEFINITIONS,
     )
     batch = batch_size or max(1, TOKENS_A_PASS // length)
-    work = _Work(selection.series, tokens, settings, chosen, str(where), batch, progress)
+    measurement = Measurement(series.name, series.arch, series.quantisation, tokens, settings, chosen, batch)
+    work = _Work(selection.series, measurement, str(where), progress)
     return _scan_in_memory(work) if out is None else _scan_into(Path(out), work)
 
 
@@ -119,55 +109,27 @@ def _refuse_nonsense(series: Series, length: int, batch_size: int | None, positi
 @dataclass(frozen=True)
 class _Work:
     series: Series
-    corpus: Corpus
-    settings: ScanSettings
-    probes: dict[str, Probe]
+    measurement: Measurement
     device: str
-    batch_size: int
     progress: Progress
 
     def measured(self, checkpoint: Checkpoint) -> xr.Dataset:
-        """One checkpoint's dataset, with the dimension `checkpoint` and all attributes."""
-        model = checkpoint.load(self.settings.dtype, self.device)
+        """One checkpoint's dataset."""
+        model = checkpoint.load(self.measurement.settings.dtype, self.device)
         self.progress.loaded()
-        dataset = measure_checkpoint(
-            model, self.corpus, self.probes, self.batch_size, self.progress, self.settings.impl
+        return self.measurement.of(
+            model,
+            checkpoint.name,
+            checkpoint.step,
+            tokens=checkpoint.tokens,
+            revision=checkpoint.revision,
+            progress=self.progress,
         )
-        if dataset.attrs["attention"].startswith("unavailable"):
-            self.progress.note(f"{checkpoint.name}: attention is {dataset.attrs['attention']}")
-        labels = {
-            "step": np.array([checkpoint.step], dtype=np.int64),
-            "tokens": np.array([np.nan if checkpoint.tokens is None else checkpoint.tokens]),
-            "revision": np.array([checkpoint.revision], dtype=object),
-            "verdict": np.array([UNAUDITED], dtype=object),
-        }
-        named = dataset.expand_dims(checkpoint=np.array([checkpoint.name], dtype=object))
-        coordinates = {name: ("checkpoint", values) for name, values in labels.items()}
-        labelled = named.assign_coords(coordinates).assign_attrs(self.attributes())
-        for name, (long_name, units) in CHECKPOINT_COORDINATES.items():
-            labelled[name].attrs.update(long_name=long_name, units=units)
-        return labelled
-
-    def attributes(self) -> dict[str, object]:
-        """What every dataset says of how it was made."""
-        settings = self.settings.to_dict()
-        return {
-            **settings,
-            "corpus": self.corpus.name,
-            "positions": "all" if self.settings.positions is None else self.settings.positions,
-            "corpus_skipped": self.corpus.skipped,
-            "series": self.series.name,
-            "arch": json.dumps(self.series.arch.to_dict()),
-            "quantisation": self.series.quantisation,
-            "ontogeny_version": __version__,
-            "torch_version": torch.__version__,
-            "transformers_version": transformers.__version__,
-        }
 
 
 def _scan_into(path: Path, work: _Work) -> Scan:
     store = ScanStore(path)
-    with store.driven(work.settings):
+    with store.driven(work.measurement.settings):
         store.refuse_changed(work.series.checkpoints)
         for checkpoint in _begin(work, store.measured()):
             failure = _attempt(work, checkpoint, partial(store.commit, checkpoint.name))
@@ -204,7 +166,9 @@ def _begin(work: _Work, there: set[str]) -> list[Checkpoint]:
     """The checkpoints that are still to be measured; the progress is told of them."""
     todo = [one for one in work.series.checkpoints if one.name not in there]
     already = len(work.series.checkpoints) - len(todo)
-    work.progress.started([one.name for one in todo], already, work.series.arch.layers, work.corpus.ids.size)
+    work.progress.started(
+        [one.name for one in todo], already, work.series.arch.layers, work.measurement.corpus.ids.size
+    )
     return todo
 
 

@@ -7,11 +7,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ontogeny.dynamics.loading.files import CONFIG, TOKENIZER_FILES, WEIGHTS, weight_patterns
 from ontogeny.errors import OntogenyError
 
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoFile
+
 _SMALL_FILES = (CONFIG, "generation_config.json", *TOKENIZER_FILES)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """What a listing says of a file: its size in bytes, and the hash of its contents.
+
+    `digest` is the sha256 of a large file (64 hexadecimal digits), as weights are, and git's blob hash (40) of others.
+    """
+
+    size: int
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -78,13 +93,19 @@ class Repository:
 
     def all_files(self, revision: str) -> Collection[str]:
         """The paths of all files of a revision: at the Hub, or offline in the cache."""
+        return self.tree(revision).keys()
+
+    def tree(self, revision: str) -> dict[str, RemoteFile]:
+        """All files of a revision by path: one listing of the Hub, or offline what lies in the cache."""
         from huggingface_hub import HfApi, constants
+        from huggingface_hub.hf_api import RepoFile
 
         if constants.is_offline_mode():
             folder = self._snapshot(revision, _SMALL_FILES)
-            return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+            return {str(path.relative_to(folder)): _cached(path) for path in folder.rglob("*") if path.is_file()}
         with self._asking():
-            return HfApi(endpoint=self.endpoint).list_repo_files(self.id, revision=revision)
+            entries = HfApi(endpoint=self.endpoint).list_repo_tree(self.id, revision=revision, recursive=True)
+            return {entry.path: _listed(entry) for entry in entries if isinstance(entry, RepoFile)}
 
     def _download(self, revision: str, folder: str, files: Collection[str], patterns: tuple[str, ...]) -> Path:
         """Those of `files` that match `patterns`, all of them: the client alone may pass off a part as the whole."""
@@ -132,6 +153,15 @@ class Repository:
             yield
         except Exception as error:
             raise OntogenyError(_explained(self.id, error)) from error
+
+
+def _listed(entry: RepoFile) -> RemoteFile:
+    return RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else entry.blob_id)
+
+
+def _cached(path: Path) -> RemoteFile:
+    """A file of the cache: it is a link to a blob, which is named after its contents' hash."""
+    return RemoteFile(path.stat().st_size, path.resolve().name)
 
 
 def _not_cached(what: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,25 +18,10 @@ from tests.checkpoint_folders import contents, save_tiny, save_word_tokenizer, t
 from tests.hub_server import Hub, Repository, serve
 from tests.models import tiny
 
+pytestmark = pytest.mark.usefixtures("online")
+
 ID = "owner/tiny-neox"
 Files = dict[str, bytes]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def direct_client() -> Iterator[None]:
-    """A client that goes through no proxy."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        close_session()
-        yield
-    close_session()
-
-
-@pytest.fixture(autouse=True)
-def online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that is online and does not wait between tries."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
 @pytest.fixture(scope="module")
