@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +18,19 @@ FAILED, WRONG_USAGE, SOME_FAILED, INTERRUPTED = 1, 2, 3, 130
 DEBUG = "--debug"
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as batch systems send it before they kill."""
+
+
+def heed_termination() -> None:
+    """Let SIGTERM end a command as Ctrl-C does."""
+
+    def terminate(_signal: int, _frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+
+
 def reported(command: Callable[..., int]) -> Callable[..., None]:
     """`command`, whose returned code becomes the exit code, and whose errors become a sentence and theirs."""
 
@@ -30,8 +44,9 @@ def reported(command: Callable[..., int]) -> Callable[..., None]:
 def _code(command: Callable[..., int], arguments: tuple[object, ...], options: dict[str, object]) -> int:
     try:
         return command(*arguments, **options)
-    except KeyboardInterrupt:
-        _say("interrupted", "checkpoints that were measured are kept, and the same command goes on from there")
+    except KeyboardInterrupt as stop:
+        what = "terminated" if isinstance(stop, Terminated) else "interrupted"
+        _say(what, "checkpoints that were measured are kept, and the same command goes on from there")
         return INTERRUPTED
     except Exception as error:
         if DEBUG in sys.argv:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 from ontogeny.cli.bench import bench
 from ontogeny.cli.demo import demo
-from ontogeny.cli.errors import DEBUG, reported
+from ontogeny.cli.errors import DEBUG, INTERRUPTED, heed_termination, reported
 from ontogeny.cli.fit import fit
 from ontogeny.cli.report import report
 from ontogeny.cli.scan import scan
@@ -41,4 +42,12 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 some checkpoints failed, 130 interrupted."""
-    app([argument for argument in sys.argv[1:] if argument != DEBUG], prog_name="ontogeny")
+    heed_termination()
+    try:
+        app([argument for argument in sys.argv[1:] if argument != DEBUG], prog_name="ontogeny")
+    except SystemExit as end:
+        if end.code != INTERRUPTED:
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(INTERRUPTED)  # threads in the middle of a download would be waited for

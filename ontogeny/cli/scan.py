@@ -39,6 +39,10 @@ def scan(
     impl: Annotated[
         str, typer.Option(help="Attention by: auto, blocked (any device), triton (GPU), reference.")
     ] = "auto",
+    prefetch: Annotated[int, typer.Option(help="Checkpoints to fetch and read ahead.", min=0)] = 1,
+    keep: Annotated[
+        str, typer.Option(help="Which of its downloads stay on disk: none, all, or the last so many.")
+    ] = "all",
     as_json: Json = False,
 ) -> int:
     """Measure the checkpoints of SOURCE into a folder, as one labelled dataset."""
@@ -60,6 +64,8 @@ def scan(
             dtype=dtype,
             positions=_positions(positions),
             impl=impl,
+            prefetch=prefetch,
+            keep=keep,
             progress=progress,
         )
     measured = [str(name) for name in found.dataset.checkpoint.values]

@@ -12,6 +12,9 @@ import xarray as xr
 from transformers import PreTrainedModel
 
 from ontogeny.archspec import ArchSpec
+from ontogeny.dynamics.audit.examine import UNAUDITED
+from ontogeny.dynamics.audit.fingerprint import project_weights
+from ontogeny.dynamics.audit.verdicts import PROJECTION
 from ontogeny.dynamics.corpus import Corpus
 from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.progress import Progress
@@ -19,11 +22,16 @@ from ontogeny.dynamics.settings import ScanSettings
 from ontogeny.probes import Probe
 from ontogeny.version import __version__
 
-UNAUDITED = "unaudited"
-
 CHECKPOINT_COORDINATES = {
     "step": ("training step, -1 where the source states none", "steps"),
     "tokens": ("tokens seen in training", "tokens"),
+    "batch_size": ("sequences a forward pass, the last one perhaps of fewer", "sequences"),
+}
+
+_PROJECTION_ATTRIBUTES = {
+    "long_name": "seeded random projections of the flattened weights, by whose differences weights are told apart",
+    "units": "1",
+    "source": "Johnson-Lindenstrauss (Johnson and Lindenstrauss 1984), with signs (Achlioptas 2003)",
 }
 
 
@@ -47,11 +55,16 @@ class Measurement:
         *,
         tokens: float | None = None,
         revision: str = "",
+        batch_size: int | None = None,
         progress: Progress | None = None,
     ) -> xr.Dataset:
-        """One checkpoint's dataset, with the dimension `checkpoint` of size 1, its coordinates and all attributes."""
+        """One checkpoint's dataset, with the dimension `checkpoint` of size 1, its coordinates and all attributes.
+
+        `batch_size` is a smaller one than the measurement's own, where memory is known not to suffice for that.
+        """
         progress = progress or Progress()
-        dataset = measure_checkpoint(model, self.corpus, self.probes, self.batch_size, progress, self.settings.impl)
+        size = self.batch_size if batch_size is None else batch_size
+        dataset = measure_checkpoint(model, self.corpus, self.probes, size, progress, self.settings.impl)
         if dataset.attrs["attention"].startswith("unavailable"):
             progress.note(f"{name}: attention is {dataset.attrs['attention']}")
         labels = {
@@ -59,8 +72,10 @@ class Measurement:
             "tokens": np.array([np.nan if tokens is None else tokens]),
             "revision": np.array([revision], dtype=object),
             "verdict": np.array([UNAUDITED], dtype=object),
+            "batch_size": np.array([int(dataset["batch_size"])], dtype=np.int64),
         }
-        named = dataset.expand_dims(checkpoint=np.array([name], dtype=object))
+        dataset[PROJECTION] = ("projection", project_weights(model), _PROJECTION_ATTRIBUTES)
+        named = dataset.drop_vars("batch_size").expand_dims(checkpoint=np.array([name], dtype=object))
         coordinates = {label: ("checkpoint", values) for label, values in labels.items()}
         labelled = named.assign_coords(coordinates).assign_attrs(self.attributes())
         for label, (long_name, units) in CHECKPOINT_COORDINATES.items():

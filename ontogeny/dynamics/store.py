@@ -29,8 +29,12 @@ UNFINISHED = ".unfinished"
 OWN_FILES = ("scan.json", "checkpoints", "failures.json", "lock", "cache-*.zarr", f"*{UNFINISHED}")
 
 
+class StoreError(OntogenyError):
+    """The folder of a scan can take nothing more: a full disk, or one that is gone."""
+
+
 class ScanStore:
-    """The folder of one scan, for writing."""
+    """The folder of one scan, for writing. What cannot be written raises StoreError, and leaves no half of itself."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,9 +110,7 @@ class ScanStore:
         first = min(self.measured(), default=None)
         if first is not None:
             refuse_other_shape(dataset, xr.open_zarr(self.checkpoints / first, consolidated=False, chunks=None))
-        unfinished = self.checkpoints / f"{name}{UNFINISHED}"
-        dataset.to_zarr(unfinished, mode="w", zarr_format=3, consolidated=False)
-        unfinished.rename(self.checkpoints / name)
+        self._write(dataset, self.checkpoints / name)
         self.record_failure(name, None)
 
     def record_failure(self, name: str, reason: str | None) -> None:
@@ -119,16 +121,35 @@ class ScanStore:
         failures.pop(name, None)
         if reason is not None:
             failures[name] = reason
-        write_json(self.path / "failures.json", failures)
+        with self._writing():
+            write_json(self.path / "failures.json", failures)
 
     def consolidate(self, dataset: xr.Dataset) -> None:
         """Write the cache of `dataset`, which holds all checkpoints, and remove those that it supersedes."""
         cache = cache_path(self.path)
-        unfinished = cache.with_name(cache.name + UNFINISHED)
-        dataset.drop_indexes("step").to_zarr(unfinished, mode="w", zarr_format=3, consolidated=False)
-        unfinished.rename(cache)
+        self._write(dataset.drop_indexes("step"), cache)
         for other in set(self.path.glob("cache-*.zarr")) - {cache}:
             remove_cache(other)
+
+    def _write(self, dataset: xr.Dataset, place: Path) -> None:
+        """Write a Zarr group beside its place, then move it in."""
+        unfinished = place.with_name(place.name + UNFINISHED)
+        try:
+            with self._writing():
+                dataset.to_zarr(unfinished, mode="w", zarr_format=3, consolidated=False)
+                unfinished.rename(place)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise StoreError(
+                f"cannot write to {self.path} ({reason}): make room there, and the same command goes on from here"
+            ) from error
 
 
 def refuse_other_shape(dataset: xr.Dataset, there: xr.Dataset) -> None:

@@ -92,14 +92,14 @@ def test_a_damaged_list_of_failures_is_said(series, tmp_path):
 
 def test_versions_that_differ_between_checkpoints_are_all_named(series, tmp_path, monkeypatch):
     ontogeny.scan(str(series), tmp_path / "scan", steps="0", **SMALL)
-    monkeypatch.setattr("ontogeny.dynamics.scan.__version__", "9.9")
+    monkeypatch.setattr("ontogeny.dynamics.measurement.__version__", "9.9")
     dataset = ontogeny.scan(str(series), tmp_path / "scan", **SMALL).dataset
     assert dataset.attrs["ontogeny_version"] == f"{ontogeny.__version__}, 9.9"
 
 
 def test_other_definitions_do_not_mix(series, tmp_path, monkeypatch):
     ontogeny.scan(str(series), tmp_path / "scan", steps="0", **SMALL)
-    monkeypatch.setattr("ontogeny.dynamics.scan.DEFINITIONS", 2)
+    monkeypatch.setattr("ontogeny.dynamics.request.DEFINITIONS", 2)
     with pytest.raises(OntogenyError, match="definitions 1, not 2"):
         ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
 

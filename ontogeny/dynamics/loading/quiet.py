@@ -3,19 +3,43 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import ExitStack, contextmanager
 
 from ontogeny.errors import OntogenyError
 
 _LONGEST_REASON = 240
 
 
+_turn = threading.Lock()
+_inside = 0
+_outermost = ExitStack()
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' log, its progress bars and Python warnings; restore all three afterwards."""
+    """Silence transformers' log, its progress bars and Python warnings; restore all three afterwards.
+
+    All three belong to the process: where several threads are inside, the last one out restores them.
+    """
+    global _inside
+    with _turn:
+        if _inside == 0:
+            _outermost.enter_context(_silenced())
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _turn:
+            _inside -= 1
+            if _inside == 0:
+                _outermost.close()
+
+
+@contextmanager
+def _silenced() -> Iterator[None]:
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging as library
 
@@ -39,7 +63,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def reading(path: Path, advice: str) -> Iterator[None]:
+def reading(path: object, advice: str) -> Iterator[None]:
     """Turn any failure to read `path` into one OntogenyError that says why and ends with `advice`."""
     try:
         with quiet():

@@ -1,0 +1,47 @@
+"""Which of the files that a scan downloads stay on disk.
+
+A scan reads its policy once and tells it of each checkpoint that it is done with, measured or failed, in any order:
+
+    keep = Keep.parse("none")
+    keep.done(checkpoint)
+
+What was fetched ahead and then not needed, because the scan was interrupted, is done with too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ontogeny.dynamics.checkpoint import Checkpoint
+from ontogeny.errors import UsageError
+
+
+@dataclass
+class Keep:
+    """Keeps what was downloaded for the last `limit` checkpoints that a scan is done with; None: for all of them."""
+
+    limit: int | None = None
+    _releases: deque[Callable[[], None]] = field(default_factory=deque, repr=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Keep:
+        """The policy that `none`, `all` or a number of checkpoints stands for. Raises UsageError for anything else."""
+        known = {"none": 0, "all": None}
+        if text in known:
+            return cls(known[text])
+        if text.isascii() and text.isdigit():
+            return cls(int(text))
+        raise UsageError(f"cannot keep {text!r}: expected none, all, or a number of checkpoints such as 2")
+
+    def done(self, checkpoint: Checkpoint) -> None:
+        """Take note of `checkpoint`, and release the one that falls out: it, or the one longest done with.
+
+        Raises OntogenyError where files cannot be removed: they stay, and nothing else is the worse for it.
+        """
+        if self.limit is None or checkpoint.release is None:
+            return
+        self._releases.append(checkpoint.release)
+        if len(self._releases) > self.limit:
+            self._releases.popleft()()

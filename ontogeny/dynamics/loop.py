@@ -1,0 +1,137 @@
+"""The checkpoints of a series, measured and kept one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import xarray as xr
+from transformers import PreTrainedModel
+
+from ontogeny.dynamics.checkpoint import Checkpoint
+from ontogeny.dynamics.keep import Keep
+from ontogeny.dynamics.measurement import Measurement
+from ontogeny.dynamics.opening import Scan, join_checkpoints, open_scan, read_checkpoints
+from ontogeny.dynamics.prefetch import ahead
+from ontogeny.dynamics.progress import Progress
+from ontogeny.dynamics.request import failure_reason
+from ontogeny.dynamics.series import Series
+from ontogeny.dynamics.store import ScanStore, StoreError, cache_path, read_failures, refuse_other_shape
+from ontogeny.errors import OntogenyError
+
+
+@dataclass
+class Loop:
+    """The series, what each checkpoint is measured with, and how to go about it.
+
+    `device` is where models are measured, `prefetch` how many are fetched and read ahead, `keep` which downloads stay.
+    """
+
+    series: Series
+    measurement: Measurement
+    device: str
+    prefetch: int
+    keep: Keep
+    progress: Progress
+    _batch_size: int | None = field(default=None, init=False)
+
+    def into(self, path: Path) -> Scan:
+        """Measure into the folder `path`, what is there already left out."""
+        store = ScanStore(path)
+        with store.driven(self.measurement.settings):
+            store.refuse_changed(self.series.checkpoints)
+            self._run(store.measured(), store.commit, store.record_failure)
+            if not store.measured():
+                raise _nothing_measured(read_failures(path))
+            self._consolidate(store)
+        scan = open_scan(path)
+        asked_for = {one.name for one in self.series.checkpoints}
+        return replace(scan, failures={name: why for name, why in scan.failures.items() if name in asked_for})
+
+    def in_memory(self) -> Scan:
+        """Measure all, and keep the datasets in memory."""
+        parts: list[xr.Dataset] = []
+        failures: dict[str, str] = {}
+
+        def keep(_name: str, dataset: xr.Dataset) -> None:
+            if parts:
+                refuse_other_shape(dataset, parts[0])
+            parts.append(dataset)
+
+        self._run(set(), keep, failures.__setitem__)
+        if not parts:
+            raise _nothing_measured(failures)
+        return Scan(join_checkpoints(parts), failures)
+
+    def _run(self, there: set[str], keep: Callable[[str, xr.Dataset], None], fail: Callable[[str, str], None]) -> None:
+        todo = [one for one in self.series.checkpoints if one.name not in there]
+        already = len(self.series.checkpoints) - len(todo)
+        tokens = self.measurement.corpus.ids.size
+        self.progress.started([one.name for one in todo], already, self.series.arch.layers, tokens)
+        with ahead(todo, self._read, self.prefetch) as checkpoints:
+            for checkpoint, read in checkpoints:
+                failure = self._attempt(checkpoint, read, partial(keep, checkpoint.name))
+                if failure is not None:
+                    fail(checkpoint.name, failure)
+                self._done(checkpoint)
+
+    def _read(self, checkpoint: Checkpoint) -> PreTrainedModel:
+        """Into the host's memory: the device has room for the one that is measured."""
+        return checkpoint.load(self.measurement.settings.dtype, "cpu")
+
+    def _attempt(
+        self, checkpoint: Checkpoint, read: Callable[[], PreTrainedModel], keep: Callable[[xr.Dataset], None]
+    ) -> str | None:
+        """Measure one checkpoint and `keep` its dataset; the reason where that failed, which stops no other.
+
+        Raises StoreError where nothing can be kept any more.
+        """
+        self.progress.checkpoint(checkpoint.name)
+        try:
+            model = read()
+            torch.nn.Module.to(model, self.device)
+            self.progress.loaded()
+            keep(self._measured(model, checkpoint))
+            reason = None
+        except StoreError:
+            raise
+        except Exception as error:
+            reason = failure_reason(error)
+        self.progress.finished(checkpoint.name, reason)
+        return reason
+
+    def _measured(self, model: PreTrainedModel, checkpoint: Checkpoint) -> xr.Dataset:
+        dataset = self.measurement.of(
+            model,
+            checkpoint.name,
+            checkpoint.step,
+            tokens=checkpoint.tokens,
+            revision=checkpoint.revision,
+            batch_size=self._batch_size,
+            progress=self.progress,
+        )
+        self._batch_size = int(dataset["batch_size"][0])  # memory that did not suffice once will not the next time
+        return dataset
+
+    def _done(self, checkpoint: Checkpoint) -> None:
+        try:
+            self.keep.done(checkpoint)
+        except OntogenyError as error:
+            self.progress.note(str(error))
+
+    def _consolidate(self, store: ScanStore) -> None:
+        """Write the cache; a scan is whole without it."""
+        if (cache_path(store.path) / "zarr.json").exists():
+            return
+        try:
+            store.consolidate(read_checkpoints(store.path))
+        except StoreError as error:
+            self.progress.note(f"{error}; all measurements are kept, and opening them takes longer")
+
+
+def _nothing_measured(failures: dict[str, str]) -> OntogenyError:
+    reasons = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
+    return OntogenyError(f"not one of {len(failures)} checkpoints could be measured:\n{reasons}")
