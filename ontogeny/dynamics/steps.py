@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -11,7 +11,7 @@ from ontogeny.dynamics.checkpoint import UNKNOWN_STEP
 from ontogeny.dynamics.series import Series
 from ontogeny.errors import UsageError
 
-_ITEM = re.compile(r"(\d+)(?::(\d+)(?::(\d+))?)?")
+_ITEM = re.compile(r"(\d{1,18})(?::(\d{1,18})(?::(\d{1,18}))?)?")
 _SHOWN = 6
 
 
@@ -44,11 +44,31 @@ def select_steps(series: Series, spec: str) -> Selection:
     return Selection(_restricted(series, chosen), tuple(item for item, found in matches.items() if not found))
 
 
+def is_reached(spec: str, step: int, taken: Collection[int] = ()) -> bool:
+    """Whether `spec` asks for `step` of a training under way, whose later steps nobody knows yet.
+
+    `all` asks for every step, a list for those that it names, `log` for step 0 and for the first step that comes from
+    each power of two on: for one that shares its power of two with none of those `taken`. Raises UsageError where
+    `spec` is malformed.
+    """
+    if spec.strip() == "all":
+        return True
+    if spec.strip() == "log":
+        return step.bit_length() not in {one.bit_length() for one in taken}
+    named = [_named(item.strip()) for item in spec.split(",")]
+    return any(step in steps for steps in named)
+
+
 def _restricted(series: Series, steps: set[int]) -> Series:
     return series.with_checkpoints(tuple(checkpoint for checkpoint in series.checkpoints if checkpoint.step in steps))
 
 
 def _in_range(steps: Sequence[int], item: str) -> list[int]:
+    named = _named(item)
+    return [step for step in steps if step in named]
+
+
+def _named(item: str) -> range:
     match = _ITEM.fullmatch(item)
     if match is None:
         raise UsageError(
@@ -60,8 +80,7 @@ def _in_range(steps: Sequence[int], item: str) -> list[int]:
         raise UsageError(
             f"the range of steps {item!r} is empty: expected start:stop:stride with stop >= start and stride >= 1"
         )
-    named = range(start, stop + 1, stride)
-    return [step for step in steps if step in named]
+    return range(start, stop + 1, stride)
 
 
 def _log_steps(steps: Sequence[int]) -> set[int]:
