@@ -20,11 +20,14 @@ from ontogeny.version import __version__
 
 if TYPE_CHECKING:
     from ontogeny import fitting, kernels, plots
+    from ontogeny.dynamics.audit.source import audit
     from ontogeny.dynamics.checkpoint import Checkpoint
+    from ontogeny.dynamics.observer import Observer
     from ontogeny.dynamics.opening import Scan, open_scan
     from ontogeny.dynamics.scan import scan
     from ontogeny.dynamics.series import Series
     from ontogeny.dynamics.sources import open_series
+    from ontogeny.dynamics.sources.state_dicts import open_state_dicts
     from ontogeny.fitting import EmergenceCurve, EmergenceFit, fit
     from ontogeny.probes.capture import Trace, attending, capture, trace_of
     from ontogeny.probes.measure import measure
@@ -34,6 +37,7 @@ __all__ = [
     "Checkpoint",
     "EmergenceCurve",
     "EmergenceFit",
+    "Observer",
     "OntogenyError",
     "Scan",
     "Series",
@@ -41,6 +45,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "attending",
+    "audit",
     "capture",
     "fit",
     "fitting",
@@ -48,6 +53,7 @@ __all__ = [
     "measure",
     "open_scan",
     "open_series",
+    "open_state_dicts",
     "plots",
     "scan",
     "trace_of",
@@ -57,15 +63,18 @@ _HOMES = {
     "Checkpoint": "ontogeny.dynamics.checkpoint",
     "EmergenceCurve": "ontogeny.fitting",
     "EmergenceFit": "ontogeny.fitting",
+    "Observer": "ontogeny.dynamics.observer",
     "Scan": "ontogeny.dynamics.opening",
     "Series": "ontogeny.dynamics.series",
     "Trace": "ontogeny.probes.capture",
     "attending": "ontogeny.probes.capture",
+    "audit": "ontogeny.dynamics.audit.source",
     "capture": "ontogeny.probes.capture",
     "fit": "ontogeny.fitting",
     "measure": "ontogeny.probes.measure",
     "open_scan": "ontogeny.dynamics.opening",
     "open_series": "ontogeny.dynamics.sources",
+    "open_state_dicts": "ontogeny.dynamics.sources.state_dicts",
     "scan": "ontogeny.dynamics.scan",
     "trace_of": "ontogeny.probes.capture",
 }

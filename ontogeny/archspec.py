@@ -94,6 +94,8 @@ def _required(config: Mapping[str, Any], *names: str) -> int:
             f"the model's config states no `{names[0]}` (nor {', '.join(names[1:]) or 'another name for it'}): "
             "expected the config of a transformer with one stack of blocks"
         )
+    if isinstance(value, bool) or value < 1:
+        raise OntogenyError(f"the model's config states {value} as `{names[0]}`: expected a positive whole number")
     return value
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,7 +38,9 @@ class Repository:
 class Fault:
     """What befalls the next `times` requests whose `METHOD path` holds `where`: a delay in seconds, then a refusal.
 
-    `status` None lets the request through after the delay; `headers` go with the refusal.
+    `status` None lets the request through after the delay; `headers` go with the refusal. `body` says what becomes of
+    a file that is let through: `cut` (the connection closes after half), `reset` (it is torn down after half),
+    `flipped` (one byte is another) or `short` (the last byte is missing, and so it says).
     """
 
     where: str = ""
@@ -44,6 +48,7 @@ class Fault:
     times: int = 1
     delay: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
+    body: str = ""
 
 
 @dataclass
@@ -51,6 +56,8 @@ class Hub:
     """A running stand-in: its address, its repositories, and the requests made so far, as `METHOD path`.
 
     `failing` answers every request with status 500; files in `broken` are sent by half; `faults` befall requests.
+    `ranges` are the parts of files that were asked for, `tokens` the credentials that came; `most_at_once` is the
+    largest number of requests that were being answered at one time.
     """
 
     endpoint: str
@@ -59,6 +66,10 @@ class Hub:
     failing: bool = False
     broken: set[str] = field(default_factory=set)
     faults: list[Fault] = field(default_factory=list)
+    ranges: list[str] = field(default_factory=list)
+    tokens: set[str] = field(default_factory=set)
+    at_once: int = 0
+    most_at_once: int = 0
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def fault(self, request: str) -> Fault | None:
@@ -69,6 +80,22 @@ class Hub:
                     fault.times -= 1
                     return fault
         return None
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Count a request as one that is being answered, for the length of the block."""
+        with self._turn:
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        try:
+            yield
+        finally:
+            with self._turn:
+                self.at_once -= 1
+
+    def listings(self) -> list[str]:
+        """The listings of files that were asked for."""
+        return [request for request in self.requests if "/tree/" in request]
 
     def downloaded(self) -> set[str]:
         """The paths of all files whose contents were sent, as `revision-or-commit/path`."""
@@ -88,7 +115,7 @@ def commit(name: str, files: dict[str, bytes]) -> str:
 def serve(repositories: dict[str, Repository]) -> Iterator[Hub]:
     """Run the stand-in in a thread for the length of the block."""
     hub = Hub("", repositories, [])
-    members = {"hub": hub, "do_GET": _Handler.answer, "do_HEAD": _Handler.answer}
+    members = {"hub": hub, "do_GET": _Handler.counted, "do_HEAD": _Handler.counted}
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), members))
     server.daemon_threads = True
     hub.endpoint = f"http://127.0.0.1:{server.server_address[1]}"
@@ -109,11 +136,16 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """Keep the test output clean."""
 
+    def counted(self) -> None:
+        with self.hub.answering():
+            self.answer()
+
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(f"{self.command} {path}")
         if self.hub.failing:
             return self.refuse(500, "", "out of order")
+        self.hub.tokens |= set(self.headers.get_all("Authorization", []))
         fault = self.hub.fault(f"{self.command} {path}")
         if fault is not None:
             threading.Event().wait(fault.delay)  # tests patch time.sleep
@@ -136,20 +168,38 @@ class _Handler(BaseHTTPRequestHandler):
             return self.send_json([_entry(path, content) for path, content in files.items()])
         if repository.gated:
             return self.refuse(403, "GatedRepo", "Access to this model is restricted")
-        return self.send_file(files, "/".join(rest), repository.sha(name))
+        return self.send_file(files, "/".join(rest), repository.sha(name), fault.body if fault else "")
 
-    def send_file(self, files: dict[str, bytes], path: str, sha: str) -> None:
+    def send_file(self, files: dict[str, bytes], path: str, sha: str, spoiled: str) -> None:
         if path not in files:
             return self.refuse(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": sha})
+        content = files[path]
         if self.command == "GET" and path in self.hub.broken:
-            self.close_connection = True
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(files[path])))
-            self.end_headers()
-            self.wfile.write(files[path][: len(files[path]) // 2])
-            return None
+            spoiled = "cut"
+        if spoiled in ("cut", "reset"):
+            return self.send_half(content, spoiled)
+        if spoiled:
+            content = content[:-1] + (bytes([content[-1] ^ 1]) if spoiled == "flipped" else b"")
         etag = _sha256(files[path]) if _is_large(path) else _blob(files[path])
-        return self.send(200, files[path], "application/octet-stream", {"X-Repo-Commit": sha, "ETag": f'"{etag}"'})
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{etag}"'}
+        asked = self.headers.get("Range", "")
+        if not asked.startswith("bytes="):
+            return self.send(200, content, "application/octet-stream", headers)
+        self.hub.ranges.append(asked)
+        start = int(asked.removeprefix("bytes=").removesuffix("-"))
+        headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        return self.send(206, content[start:], "application/octet-stream", headers)
+
+    def send_half(self, content: bytes, spoiled: str) -> None:
+        self.close_connection = True
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2])
+        if spoiled == "reset":
+            self.wfile.flush()
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
 
     def send_json(self, value: object) -> None:
         self.send(200, json.dumps(value).encode(), "application/json", {})

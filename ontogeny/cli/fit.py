@@ -30,7 +30,8 @@ def fit(folder: Folder, metric: Metric = "massive_ratio", as_json: Json = False)
     fits = run_fit(open_scan(folder), metric)
     rows = _rows(fits)
     if as_json:
-        typer.echo(json.dumps({"metric": metric, "fits": rows}))
+        left_out = fits.attrs.get("left_out", "")
+        typer.echo(json.dumps({"metric": metric, "fits": rows, "left_out": left_out.split("; ") if left_out else []}))
         return 0
     places = [name for name in rows[0] if name in fits.dims]
     title = f"{metric} of {fits.attrs['series']}: {fits.attrs['definition']}"
@@ -42,6 +43,9 @@ def fit(folder: Folder, metric: Metric = "massive_ratio", as_json: Json = False)
         table.add_row(*(_cell(row[name]) for name in (*places, *SHOWN)))
     console = Console(highlight=False, emoji=False)
     console.print(table)
+    if "left_out" in fits.attrs:
+        count = fits.attrs["left_out_by_verdict"]
+        console.print(f"left out, {count} flagged by the audit (docs/audit.md): {escape(fits.attrs['left_out'])}")
     if "not identifiable" in fits["verdict"].values:
         console.print("not identifiable: the curve fits, its parameters stay open (docs/fitting.md)")
     return 0

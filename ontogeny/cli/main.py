@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from ontogeny.cli.audit import audit
 from ontogeny.cli.bench import bench
 from ontogeny.cli.demo import demo
 from ontogeny.cli.errors import DEBUG, INTERRUPTED, heed_termination, reported
@@ -23,7 +24,7 @@ app = typer.Typer(
     help="How attention sinks and massive activations come to be while a transformer trains.",
     epilog=f"Every command also takes {DEBUG}: show the traceback of an error.",
 )
-for command in (scan, fit, report, bench, demo):
+for command in (scan, audit, fit, report, bench, demo):
     app.command()(reported(command))
 
 

@@ -49,7 +49,24 @@ class Checkpoint:
             return self.read(dtype, device)
         from ontogeny.dynamics.loading.model import load_model
 
+        return load_model(self._fetched(), dtype, device, config=self.config, step=self._stated_step)
+
+    def read_ahead(self) -> Callable[[str, str], PreTrainedModel]:
+        """Fetch the files and read their weights; what is returned makes the model, as `load` does.
+
+        A thread may do this while another runs a model: see `loading.model.read_model`.
+        """
+        if self.read is not None:
+            return self.read
+        from ontogeny.dynamics.loading.model import read_model
+
+        return read_model(self._fetched(), config=self.config, step=self._stated_step)
+
+    def _fetched(self) -> Path:
         place = self.fetch()
         assert place is not None, f"{self.name} has neither files nor a way to read it"
-        stated = None if self.step == UNKNOWN_STEP else self.step
-        return load_model(place, dtype=dtype, device=device, config=self.config, step=stated)
+        return place
+
+    @property
+    def _stated_step(self) -> int | None:
+        return None if self.step == UNKNOWN_STEP else self.step

@@ -22,6 +22,7 @@ SEED = 20241014
 BUILTIN_CHARACTERS_A_TOKEN = 6
 RANDOM = "random"
 BOS_POLICIES = ("auto", "always", "never")
+MOST_TOKENS = 2**31
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,11 @@ def make_corpus(name: str | None, series: Series, *, sequences: int, length: int
     """
     if sequences < 1 or length < 2:
         raise UsageError(f"expected at least 1 sequence of at least 2 tokens, got {sequences} of {length}")
+    if sequences * length > MOST_TOKENS:
+        raise UsageError(
+            f"{sequences} sequences of {length} tokens are more than {MOST_TOKENS} tokens, which no scan gets through: "
+            "ask for fewer"
+        )
     if bos not in BOS_POLICIES:
         raise UsageError(f"unknown BOS policy {bos!r}: expected {', '.join(BOS_POLICIES)}")
     tokenizer = None if series.task else series.tokenizer()
@@ -174,7 +180,7 @@ def _jsonl_document(
 ) -> list[int]:
     try:
         record: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise OntogenyError(f"{where} is not JSON ({error}): expected an object with `text` or `ids`") from error
     if isinstance(record, dict) and isinstance(record.get("text"), str):
         return next(_tokenized([record["text"]], tokenizer, bos, series))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 import xarray as xr
 from transformers import PreTrainedModel
 
@@ -21,6 +20,8 @@ from ontogeny.dynamics.request import failure_reason
 from ontogeny.dynamics.series import Series
 from ontogeny.dynamics.store import ScanStore, StoreError, cache_path, read_failures, refuse_other_shape
 from ontogeny.errors import OntogenyError
+
+MakeModel = Callable[[str, str], PreTrainedModel]
 
 
 @dataclass
@@ -71,19 +72,15 @@ class Loop:
         already = len(self.series.checkpoints) - len(todo)
         tokens = self.measurement.corpus.ids.size
         self.progress.started([one.name for one in todo], already, self.series.arch.layers, tokens)
-        with ahead(todo, self._read, self.prefetch) as checkpoints:
+        with ahead(todo, Checkpoint.read_ahead, self.prefetch) as checkpoints:
             for checkpoint, read in checkpoints:
                 failure = self._attempt(checkpoint, read, partial(keep, checkpoint.name))
                 if failure is not None:
                     fail(checkpoint.name, failure)
                 self._done(checkpoint)
 
-    def _read(self, checkpoint: Checkpoint) -> PreTrainedModel:
-        """Into the host's memory: the device has room for the one that is measured."""
-        return checkpoint.load(self.measurement.settings.dtype, "cpu")
-
     def _attempt(
-        self, checkpoint: Checkpoint, read: Callable[[], PreTrainedModel], keep: Callable[[xr.Dataset], None]
+        self, checkpoint: Checkpoint, read: Callable[[], MakeModel], keep: Callable[[xr.Dataset], None]
     ) -> str | None:
         """Measure one checkpoint and `keep` its dataset; the reason where that failed, which stops no other.
 
@@ -91,8 +88,7 @@ class Loop:
         """
         self.progress.checkpoint(checkpoint.name)
         try:
-            model = read()
-            torch.nn.Module.to(model, self.device)
+            model = read()(self.measurement.settings.dtype, self.device)
             self.progress.loaded()
             keep(self._measured(model, checkpoint))
             reason = None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import xarray as xr
 from zarr.storage import LocalStore
 
-from ontogeny.dynamics.store import cache_path, measured_names, read_failures, read_settings
+from ontogeny.dynamics.audit import read_evidence, with_verdicts
+from ontogeny.dynamics.store import cache_path, measured_names, read_failures, read_settings, reading_group
 from ontogeny.errors import OntogenyError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Scan:
 def open_scan(path: str | Path) -> Scan:
     """The scan in the folder `path`: lazily from its consolidated cache, eagerly where there is none.
 
+    Its checkpoints' verdicts are those of the audit, whose evidence the scan has gathered; `unaudited` without it.
     Raises OntogenyError where the folder holds no scan, or not one measured checkpoint.
     """
     path = Path(path)
@@ -50,12 +52,13 @@ def open_scan(path: str | Path) -> Scan:
     cache = cache_path(path)
     whole = (cache / "zarr.json").exists()
     dataset = _open_group(cache).set_xindex("step") if whole else read_checkpoints(path)
-    return Scan(dataset, read_failures(path), path)
+    evidence = read_evidence(path)
+    return Scan(dataset if evidence is None else with_verdicts(dataset, evidence), read_failures(path), path)
 
 
 def read_checkpoints(path: Path) -> xr.Dataset:
     """All measured checkpoints in memory, joined."""
-    return join_checkpoints([_open_group(path / "checkpoints" / name).load() for name in sorted(measured_names(path))])
+    return join_checkpoints([_read_group(path / "checkpoints" / name) for name in sorted(measured_names(path))])
 
 
 def join_checkpoints(parts: Sequence[xr.Dataset]) -> xr.Dataset:
@@ -76,6 +79,11 @@ class _StandingStore(LocalStore):
         if found is None and not (self.root / "zarr.json").exists():
             raise OntogenyError(f"{self.root} is gone, the scan has grown since it was opened: open it again")
         return found
+
+
+def _read_group(path: Path) -> xr.Dataset:
+    with reading_group(path):
+        return _open_group(path).load()
 
 
 def _open_group(path: Path) -> xr.Dataset:

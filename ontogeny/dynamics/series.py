@@ -21,6 +21,7 @@ class Series:
     `source` is the string that opens it again. `tokenizer` loads the tokenizer, or returns None where the source has
     none. `task`, where the run has a task of its own, generates `(sequences, length)` token ids of it, seeded.
     `default_steps` is the selection that a scan makes when none is asked for. `notes` tell what else the source holds.
+    `main` is what the source gives to who asks for no checkpoint in particular; None where there is no such thing.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Series:
     quantisation: str = "none"
     default_steps: str = "all"
     notes: tuple[str, ...] = ()
+    main: Checkpoint | None = None
 
     def with_checkpoints(self, checkpoints: tuple[Checkpoint, ...]) -> Series:
         """The same series, restricted to `checkpoints`."""

@@ -109,7 +109,9 @@ class ScanStore:
         """
         first = min(self.measured(), default=None)
         if first is not None:
-            refuse_other_shape(dataset, xr.open_zarr(self.checkpoints / first, consolidated=False, chunks=None))
+            with reading_group(self.checkpoints / first):
+                there = xr.open_zarr(self.checkpoints / first, consolidated=False, chunks=None)
+            refuse_other_shape(dataset, there)
         self._write(dataset, self.checkpoints / name)
         self.record_failure(name, None)
 
@@ -150,6 +152,20 @@ class ScanStore:
             raise StoreError(
                 f"cannot write to {self.path} ({reason}): make room there, and the same command goes on from here"
             ) from error
+
+
+@contextmanager
+def reading_group(group: Path) -> Iterator[None]:
+    """Turn any failure to read a checkpoint's stored measurements into one OntogenyError that names their folder."""
+    try:
+        yield
+    except OntogenyError:
+        raise
+    except Exception as error:  # zarr and its codecs fail in many ways
+        raise OntogenyError(
+            f"the measurements in {group} are damaged ({type(error).__name__}: {error}): remove that folder, and scan "
+            "again to measure its checkpoint anew"
+        ) from error
 
 
 def refuse_other_shape(dataset: xr.Dataset, there: xr.Dataset) -> None:

@@ -48,8 +48,8 @@ def fit(scan: HasDataset | xr.Dataset, metric: str = RATIO) -> xr.Dataset:
     the verdict denies a curve, and `observed`, the series that was fitted, over `checkpoint` besides. `massive_ratio`
     is the ratio of the means over sequences (arXiv 2508.03616, Eq. 8); of other metrics the mean over sequences is
     fitted, at position 0, epsilon 0.3, rank 1 where they have those dimensions. Checkpoints that state no step, and
-    those whose own verdict is neither "ok" nor "unaudited", are left out and counted in the attributes. Raises
-    UsageError for a metric that cannot be fitted.
+    those whose own verdict is neither "ok" nor "unaudited", are left out and counted in the attributes; `left_out`
+    names the latter with their verdicts. Raises UsageError for a metric that cannot be fitted.
     """
     dataset = scan if isinstance(scan, xr.Dataset) else scan.dataset
     sound, left_out = _sound_checkpoints(dataset)
@@ -83,8 +83,8 @@ def evaluate(fits: xr.Dataset, steps: ArrayLike) -> xr.DataArray:
     return values.rename("fitted").assign_attrs(long_name=long_name, units=units, source=SOURCE)
 
 
-def _sound_checkpoints(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, int]]:
-    """The checkpoints that can be fitted, in the order of their steps, and how many were left out for which reason."""
+def _sound_checkpoints(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, int | str]]:
+    """The checkpoints that can be fitted, in the order of their steps, and which were left out for which reason."""
     if "checkpoint" not in dataset.dims or "step" not in dataset.coords:
         raise UsageError(
             "expected the dataset of a scan, with a `checkpoint` dimension and a `step` for each, "
@@ -95,8 +95,17 @@ def _sound_checkpoints(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, int]]
     trusted = np.isin(dataset["verdict"].values, SOUND) if "verdict" in dataset.coords else np.ones_like(timed)
     kept = np.flatnonzero(timed & trusted)
     kept = kept[np.argsort(step[kept], kind="stable")]
-    left_out = {"left_out_without_step": int((~timed).sum()), "left_out_by_verdict": int((timed & ~trusted).sum())}
-    return dataset.isel(checkpoint=kept).drop_vars("verdict", errors="ignore"), left_out
+    left_out: dict[str, int | str] = {
+        "left_out_without_step": int((~timed).sum()),
+        "left_out_by_verdict": int((timed & ~trusted).sum()),
+    }
+    flagged = dataset.isel(checkpoint=np.flatnonzero(timed & ~trusted))
+    if flagged.sizes["checkpoint"]:
+        labels = flagged["checkpoint" if "checkpoint" in flagged.coords else "step"].values
+        left_out["left_out"] = "; ".join(
+            f"{label} ({verdict})" for label, verdict in zip(labels, flagged["verdict"].values, strict=True)
+        )
+    return dataset.isel(checkpoint=kept).drop_vars(["verdict", "verdict_reason"], errors="ignore"), left_out
 
 
 def _observed(dataset: xr.Dataset, metric: str) -> tuple[xr.DataArray, str]:

@@ -24,7 +24,14 @@ from ontogeny.plots.measurements import dataset_of, require, series_name, shorte
 from ontogeny.plots.sinks import sink_heads, sink_rate
 from ontogeny.plots.sites import massive_sites
 from ontogeny.plots.summary import summarise
-from ontogeny.plots.tables import checkpoint_table, failure_list, fit_table, settings_table
+from ontogeny.plots.tables import (
+    audit_summary,
+    checkpoint_table,
+    failure_list,
+    fit_table,
+    flagged_checkpoints,
+    settings_table,
+)
 from ontogeny.plots.theme import untitled
 
 # Nothing may be fetched, whatever a dataset's text may contain.
@@ -73,6 +80,7 @@ def render(scan: xr.Dataset | HasDataset, fits: xr.Dataset | None, failures: Seq
         _sinks_section(dataset, drawn),
         _massive_section(dataset, fits, drawn),
         _section("Checkpoints", checkpoint_table(dataset)),
+        _audit_section(dataset),
         _section("Failures", f'<div class="failures">{failure_list(failures)}</div>', "failures") if failures else "",
         _section("Settings", f'<div class="settings">{settings_table(dataset)}</div>'),
     ]
@@ -83,7 +91,7 @@ def render(scan: xr.Dataset | HasDataset, fits: xr.Dataset | None, failures: Seq
         style=_part("style.css"),
         name=html.escape(name),
         measured=html.escape(_measured(dataset)),
-        notice=_notice(failures),
+        notice=_notice(failures) + _flag_notice(dataset),
         summary=_summary(dataset),
         sections="\n".join(sections),
         provenance=html.escape(_provenance(dataset)),
@@ -207,6 +215,19 @@ def _notice(failures: Sequence[tuple[str, str]]) -> str:
         return ""
     count = "1 checkpoint" if len(failures) == 1 else f"{len(failures)} checkpoints"
     return f'<p class="notice">{count} could not be measured: <a href="#failures">see the failures</a>.</p>'
+
+
+def _audit_section(dataset: xr.Dataset) -> str:
+    body = audit_summary(dataset)
+    return _section("Audit", body, "audit") if body else ""
+
+
+def _flag_notice(dataset: xr.Dataset) -> str:
+    flagged = len(flagged_checkpoints(dataset))
+    if not flagged:
+        return ""
+    count = "1 checkpoint is" if flagged == 1 else f"{flagged} checkpoints are"
+    return f'<p class="notice">{count} flagged, and in no fit: <a href="#audit">see the audit</a>.</p>'
 
 
 def _provenance(dataset: xr.Dataset) -> str:

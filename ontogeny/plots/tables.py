@@ -27,6 +27,7 @@ _FIT_COLUMNS = {  # variable: title, number format (none: text)
     "beta": ("β (1/step)", ".2e"),
     "tau0": ("τ₀ (steps)", ".3g"),
 }
+SOUND = ("ok", "unaudited")
 _NUMBER = ' class="number"'
 _ABSENT = "\N{EN DASH}"
 
@@ -90,7 +91,32 @@ def fit_table(fits: xr.Dataset) -> str:
             values = fits[name].transpose(*verdict.dims).values.ravel()
             cells = _format(values.astype(float), form) if form else [str(value) for value in values]
             columns.append(Column(title, cells, numeric=bool(form)))
-    return html_table(columns, f"f(t) = exp(-βt) (A₁ log(t + τ₀) + A₂) + K, fitted to {fitted}.")
+    caption = f"f(t) = exp(-βt) (A₁ log(t + τ₀) + A₂) + K, fitted to {fitted}."
+    if "left_out" in fits.attrs:
+        caption += f" Left out, as flagged by the audit: {fits.attrs['left_out']}."
+    return html_table(columns, caption)
+
+
+def audit_summary(dataset: xr.Dataset) -> str:
+    """The flagged checkpoints, each with its verdict and the reason, and what the audit found on the series."""
+    rows = flagged_checkpoints(dataset)
+    names, verdicts, reasons = zip(*rows, strict=True) if rows else ((), (), ())
+    columns = [Column("checkpoint", names), Column("verdict", verdicts), Column("why", reasons)]
+    table = html_table(columns, "Flagged checkpoints are drawn, and left out of every fit.") if rows else ""
+    findings = str(dataset.attrs.get("audit", ""))
+    return "\n".join(filter(None, [table, f"<p>{html.escape(findings)}</p>" if findings else ""]))
+
+
+def flagged_checkpoints(dataset: xr.Dataset) -> list[tuple[str, str, str]]:
+    """Label, verdict and reason of each checkpoint that the audit flags."""
+    if "verdict" not in dataset.coords:
+        return []
+    verdicts = [str(value) for value in np.atleast_1d(dataset["verdict"].values)]
+    reasons = [""] * len(verdicts)
+    if "verdict_reason" in dataset.coords:
+        reasons = [str(value) for value in np.atleast_1d(dataset["verdict_reason"].values)]
+    rows = zip(checkpoint_labels(dataset), verdicts, reasons, strict=True)
+    return [row for row in rows if row[1] not in SOUND]
 
 
 def settings_table(dataset: xr.Dataset) -> str:

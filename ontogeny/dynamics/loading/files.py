@@ -1,8 +1,9 @@
-"""Which files of a checkpoint folder matter, and what its `config.json` says."""
+"""Which files of a checkpoint matter, and what its `config.json` says."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -27,6 +28,12 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
 )
 WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+STATE_DICTS = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.")
+_NO_WEIGHTS = re.compile(
+    r"(?:^|[-_.])(?:optim|optimi[sz]ers?|(?:lr_)?schedulers?|rng|scaler|training_args|adapter)(?=[-_.])", re.IGNORECASE
+)
 
 
 def weight_patterns(names: Collection[str]) -> tuple[str, ...]:
@@ -44,6 +51,36 @@ def weight_patterns(names: Collection[str]) -> tuple[str, ...]:
     return (first, shards[first]) if first in shards else (first,)
 
 
+def state_dict_names(names: Collection[str]) -> tuple[str, ...]:
+    """Those of `names` that are files of a state dict, in order.
+
+    The weights that transformers names itself are not among them, nor is what trainers keep beside weights: states of
+    the optimizer, the schedule and the random numbers, arguments, adapters.
+    """
+    return tuple(
+        name
+        for name in sorted(names)
+        if Path(name).suffix in STATE_DICTS
+        and name not in WEIGHTS
+        and not _SHARD.search(name)
+        and not _NO_WEIGHTS.search(name)
+    )
+
+
+def weight_files(place: Path) -> tuple[Path, ...]:
+    """The files that hold the weights of the checkpoint at `place`, in order; none where it has none.
+
+    `place` is a file, or a folder: then those that transformers reads, else all that hold a state dict.
+    """
+    if not place.is_dir():
+        return (place,)
+    names = file_names(place)
+    patterns = weight_patterns(names)
+    if not patterns:
+        return tuple(place / name for name in state_dict_names(names))
+    return tuple(sorted({file for pattern in patterns for file in place.glob(pattern)}))
+
+
 def file_names(folder: Path) -> set[str]:
     """The names of the files directly in `folder`."""
     return {entry.name for entry in folder.iterdir() if entry.is_file()}
@@ -53,7 +90,7 @@ def read_arch(config: Path) -> ArchSpec:
     """The architecture that a `config.json` states. Raises OntogenyError where it is missing or not valid JSON."""
     try:
         values = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise OntogenyError(
             f"{config} cannot be read as JSON ({error}): expected the `config.json` that transformers writes beside "
             "the weights; restore it or leave this checkpoint out"

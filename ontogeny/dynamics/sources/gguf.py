@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ontogeny.archspec import ArchSpec
 from ontogeny.dynamics.checkpoint import UNKNOWN_STEP, Checkpoint
 from ontogeny.dynamics.loading.gguf import checked_header, collector_paused, quantisation, read_gguf_config
+from ontogeny.dynamics.loading.local_listing import list_local
 from ontogeny.dynamics.series import Series
 
 if TYPE_CHECKING:
@@ -25,7 +26,15 @@ def open_gguf(path: Path) -> Series:
     return Series(
         source=str(path),
         name=path.stem,
-        checkpoints=(Checkpoint(name=path.stem, step=UNKNOWN_STEP, fetch=lambda: path, modified=path.stat().st_mtime),),
+        checkpoints=(
+            Checkpoint(
+                name=path.stem,
+                step=UNKNOWN_STEP,
+                fetch=lambda: path,
+                modified=path.stat().st_mtime,
+                listing=partial(list_local, path),
+            ),
+        ),
         arch=ArchSpec.from_config(read_gguf_config(path).to_dict()),
         tokenizer=partial(_tokenizer, path),
         quantisation=quantisation(header),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ontogeny.dynamics.checkpoint import UNKNOWN_STEP, Checkpoint
 from ontogeny.dynamics.loading.files import CONFIG, read_arch, weight_patterns
-from ontogeny.dynamics.loading.repository import Repository
+from ontogeny.dynamics.loading.repository import RemoteFile, Repository
 from ontogeny.dynamics.series import Series
 from ontogeny.dynamics.sources.names import Stated, read_name
 from ontogeny.errors import UsageError
@@ -34,7 +35,7 @@ def open_hub(
     """
     hub = Repository(repository, endpoint, cache_dir)
     places, notes = _chosen(repository, part, _revisions(hub) or _folders(hub))
-    last = places[-1]
+    last, main = places[-1], _Place(Stated(UNKNOWN_STEP), _MAIN)
     return Series(
         source=repository if part is None else f"{repository}@{part}",
         name="-".join(filter(None, [repository.split("/")[-1], part])),
@@ -43,6 +44,7 @@ def open_hub(
         tokenizer=partial(_tokenizer, hub, last),
         default_steps="log",
         notes=notes,
+        main=None if main in places else main.checkpoint(hub),
     )
 
 
@@ -61,7 +63,18 @@ class _Place:
             fetch=partial(hub.fetch, self.revision, self.folder),
             revision=self.revision,
             tokens=self.stated.tokens,
+            release=partial(hub.release, self.revision, self.folder),
+            listing=partial(_weights, hub, self.revision, self.folder),
         )
+
+
+def _weights(hub: Repository, revision: str, folder: str) -> Mapping[str, RemoteFile]:
+    """The weight files of a revision, or of a folder in it, by name, out of its listing."""
+    prefix = f"{folder}/" if folder else ""
+    tree = hub.tree(revision)
+    inside = {path.removeprefix(prefix): file for path, file in tree.items() if path.startswith(prefix)}
+    patterns = weight_patterns(inside)
+    return {name: file for name, file in inside.items() if any(fnmatchcase(name, pattern) for pattern in patterns)}
 
 
 def _revisions(hub: Repository) -> list[_Place]:

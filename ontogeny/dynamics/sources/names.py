@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 
 _STEP = re.compile(
-    r"(?:^|[-_.])(?:(?:global|train)[-_]?)?(?:step|checkpoint|ckpt|iter(?:ation)?)[-_=]?(\d+)(?=$|[-_.])", re.IGNORECASE
+    r"(?:^|[-_.])(?:(?:global|train)[-_]?)?(?:step|checkpoint|ckpt|iter(?:ation)?)[-_=]?(\d{1,18})(?=$|[-_]|\.(?!\d))",
+    re.IGNORECASE | re.ASCII,
 )
 _TOKENS = re.compile(r"(?:^|[-_.])tokens?[-_=]?(\d+(?:\.\d+)?)([KMBT]?)(?![A-Za-z])", re.IGNORECASE)
 _UNITS = {"": 1.0, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}

@@ -300,8 +300,8 @@ def test_a_file_that_the_client_did_not_bring_is_missed(hub: Hub, cache: Path, m
     checkpoint = opened(hub, cache).checkpoints[1]
     folder = checkpoint.fetch()
     (folder / "model.safetensors").unlink()
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(folder))
-    with pytest.raises(OntogenyError, match=rf"{ID} lost model\.safetensors of step1 on the way"):
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: str(folder))
+    with pytest.raises(OntogenyError, match=rf"model\.safetensors of step1 of {ID} got lost on the way"):
         checkpoint.fetch()
 
 

@@ -55,20 +55,21 @@ def test_an_id_with_an_owner_is_asked_of_the_hub(source: str, asked: list[str]) 
 )
 def test_what_is_no_source_is_wrong_usage(source: str, asked: list[str]) -> None:
     with pytest.raises(
-        UsageError, match=r"expected a Hub id \(owner/name\), .* folder .*\.gguf file, `smollm2` or `pocket`"
+        UsageError,
+        match=r"expected a Hub id \(owner/name\), .*\.gguf file or state dict .*, `smollm2` or `pocket`",
     ):
         open_series(source)
     assert not asked
 
 
-def test_a_file_that_is_no_gguf_is_wrong_usage(
+def test_a_file_of_another_kind_is_wrong_usage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
-    Path("runs/model.safetensors").touch()
-    with pytest.raises(UsageError, match=r"unknown source 'runs/model.safetensors'"):
-        open_series("runs/model.safetensors")
+    Path("runs/model.onnx").touch()
+    with pytest.raises(UsageError, match=r"unknown source 'runs/model.onnx'"):
+        open_series("runs/model.onnx")
     assert not asked
 
 
