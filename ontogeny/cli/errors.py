@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -22,13 +23,17 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM, as batch systems send it before they kill."""
 
 
-def heed_termination() -> None:
-    """Let SIGTERM end a command as Ctrl-C does."""
+def heed_signals() -> None:
+    """Let SIGINT and SIGTERM end a command in order, and a second one at once."""
+    heeded = [one for one in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(one) != signal.SIG_IGN]
 
-    def terminate(_signal: int, _frame: object) -> None:
-        raise Terminated
+    def end_in_order(number: int, _frame: object) -> None:
+        for one in heeded:
+            signal.signal(one, lambda _number, _frame: os._exit(INTERRUPTED))
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, terminate)
+    for one in heeded:
+        signal.signal(one, end_in_order)
 
 
 def reported(command: Callable[..., int]) -> Callable[..., None]:

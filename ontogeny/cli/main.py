@@ -10,10 +10,11 @@ import typer
 from ontogeny.cli.audit import audit
 from ontogeny.cli.bench import bench
 from ontogeny.cli.demo import demo
-from ontogeny.cli.errors import DEBUG, INTERRUPTED, heed_termination, reported
+from ontogeny.cli.errors import DEBUG, INTERRUPTED, heed_signals, reported
 from ontogeny.cli.fit import fit
 from ontogeny.cli.report import report
 from ontogeny.cli.scan import scan
+from ontogeny.dynamics.prefetch import still_reading
 from ontogeny.version import __version__
 
 app = typer.Typer(
@@ -43,12 +44,12 @@ def _options(
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 some checkpoints failed, 130 interrupted."""
-    heed_termination()
+    heed_signals()
     try:
         app([argument for argument in sys.argv[1:] if argument != DEBUG], prog_name="ontogeny")
     except SystemExit as end:
-        if end.code != INTERRUPTED:
+        if end.code != INTERRUPTED and not still_reading():
             raise
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(INTERRUPTED)  # threads in the middle of a download would be waited for
+        os._exit(int(end.code or 0))  # threads in the middle of a download would be waited for

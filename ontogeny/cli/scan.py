@@ -15,7 +15,8 @@ from ontogeny.errors import UsageError
 
 def scan(
     source: Annotated[
-        str, typer.Argument(help="Hub id, folder of checkpoints, checkpoint folder, .gguf file, smollm2, or pocket.")
+        str,
+        typer.Argument(help="Hub id, folder of checkpoints, one checkpoint's folder or file, smollm2, or pocket."),
     ],
     out: Annotated[Path, typer.Option(help="Folder to keep the scan in; a scan that is there is gone on with.")],
     steps: Annotated[

@@ -5,7 +5,9 @@ A scan reads its policy once and tells it of each checkpoint that it is done wit
     keep = Keep.parse("none")
     keep.done(checkpoint)
 
-What was fetched ahead and then not needed, because the scan was interrupted, is done with too.
+What was fetched ahead and then not needed, because the scan was interrupted, is done with too. The model has to be gone
+by then: a file that is still mapped into memory keeps its room. What an earlier process downloaded, such as an
+interrupted scan that is gone on with, counts as there before, and stays.
 """
 
 from __future__ import annotations

@@ -72,11 +72,17 @@ class Loop:
         already = len(self.series.checkpoints) - len(todo)
         tokens = self.measurement.corpus.ids.size
         self.progress.started([one.name for one in todo], already, self.series.arch.layers, tokens)
-        with ahead(todo, Checkpoint.read_ahead, self.prefetch) as checkpoints:
-            for checkpoint, read in checkpoints:
-                failure = self._attempt(checkpoint, read, partial(keep, checkpoint.name))
-                if failure is not None:
-                    fail(checkpoint.name, failure)
+        done = 0
+        try:
+            with ahead(todo, Checkpoint.read_ahead, self.prefetch) as checkpoints:
+                for checkpoint, read in checkpoints:
+                    failure = self._attempt(checkpoint, read, partial(keep, checkpoint.name))
+                    if failure is not None:
+                        fail(checkpoint.name, failure)
+                    self._done(checkpoint)
+                    done += 1
+        finally:
+            for checkpoint in todo[done : done + 1 + self.prefetch]:  # begun or fetched ahead, and given up
                 self._done(checkpoint)
 
     def _attempt(

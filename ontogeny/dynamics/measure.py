@@ -11,14 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ontogeny.dynamics.corpus import Corpus
+from ontogeny.dynamics.memory import is_out_of_memory
 from ontogeny.dynamics.progress import Progress
 from ontogeny.errors import OntogenyError
 from ontogeny.probes import Probe
 from ontogeny.probes.capture import Trace, run_pass
 from ontogeny.probes.measure import label, reduce_trace
-
-# What torch's allocator on a CPU raises is a plain RuntimeError.
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def measure_checkpoint(
@@ -44,7 +42,7 @@ def measure_checkpoint(
         try:
             trace, part = _measured(model, batch, probes, needs, progress, impl)
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             batch_size = _half(len(batch), model.device, progress)
         else:
@@ -66,12 +64,6 @@ def _measured(
 ) -> tuple[Trace, dict[str, dict[str, Tensor]]]:
     trace = run_pass(model, batch.to(model.device), needs=needs, on_block=progress.block, impl=impl)
     return trace, reduce_trace(probes, trace)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return type(error) is RuntimeError and any(words in str(error) for words in _NO_MEMORY)
 
 
 def _half(size: int, device: torch.device, progress: Progress) -> int:

@@ -53,10 +53,10 @@ class Observations:
         They are told apart by their projections.
         """
         kept, found = self.scan.dataset.sel(step=step)[PROJECTION].values, project_weights(model)
-        if not np.linalg.norm(found - kept) <= SAME * np.linalg.norm(kept):
+        if np.linalg.norm(found - kept) > SAME * np.linalg.norm(kept):
             raise OntogenyError(
-                f"{self._place()} holds the measurements of another training: at step {step} its weights were not those "
-                "of this model. Numbers of two trainings must not mix: use another `out`, or a new Observer"
+                f"{self._place()} holds the measurements of another training: at step {step} its weights were not "
+                "those of this model. Numbers of two trainings must not mix: use another `out`, or a new Observer"
             )
 
     def add(self, name: str, dataset: xr.Dataset) -> None:

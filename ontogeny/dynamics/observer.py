@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Sequence
 from functools import partial
@@ -162,8 +161,7 @@ class Observer(TrainerCallback):
             source=f"training of {self.name}",
             name=self.name,
             checkpoints=(),
-            # Not `to_dict`: what a saved checkpoint's config.json states.
-            arch=ArchSpec.from_config(json.loads(model.config.to_json_string())),
+            arch=ArchSpec.from_config(model.config.to_dict()),
             tokenizer=lambda: self._tokenizer,
             quantisation="none" if quantizer is None else type(quantizer).__name__,
         )

@@ -18,6 +18,11 @@ THREAD = "ontogeny-prefetch"
 _LAST_WORD = 2.0  # seconds that a thread is given to end by itself
 
 
+def still_reading() -> bool:
+    """Whether a thread of one that was given up is not at its end yet."""
+    return any(thread.name == THREAD for thread in threading.enumerate())
+
+
 @dataclass(frozen=True)
 class _Outcome(Generic[Made]):
     made: Made | None
@@ -49,9 +54,12 @@ def ahead(
     def take() -> Made:
         outcome = made.get()
         room.release()
-        if outcome.error is not None:
-            raise outcome.error
-        return outcome.made  # type: ignore[return-value]
+        try:
+            if outcome.error is not None:
+                raise outcome.error
+            return outcome.made  # type: ignore[return-value]
+        finally:
+            del outcome  # or the error, by its traceback, would keep itself and what was read
 
     # A thread cannot be stopped in the middle of a download: as a daemon it holds up no exit.
     thread = threading.Thread(target=work, name=THREAD, daemon=True)

@@ -5,6 +5,8 @@ DIR/checkpoints/NAME/     a Zarr group, one checkpoint's dataset; these folders 
 DIR/failures.json         what could not be measured, and why
 DIR/cache-*.zarr/         all checkpoints in one Zarr group: a cache, named after what is in it
 DIR/lock                  held by the one process that drives the scan
+
+A process may be killed at any moment. A machine that loses power is another matter: nothing here is synced to the disk.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,6 +66,7 @@ class ScanStore:
             self._admit(settings)
             for leftover in (*self.path.glob(f"*{UNFINISHED}"), *self.checkpoints.glob(f"*{UNFINISHED}")):
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            self._remove_other_caches()
             yield
         finally:
             lock.release()
@@ -117,7 +121,7 @@ class ScanStore:
 
     def record_failure(self, name: str, reason: str | None) -> None:
         """Note why a checkpoint could not be measured; None strikes the note out."""
-        failures = read_failures(self.path)
+        failures = _noted_failures(self.path)
         if reason is None and name not in failures:
             return
         failures.pop(name, None)
@@ -130,7 +134,10 @@ class ScanStore:
         """Write the cache of `dataset`, which holds all checkpoints, and remove those that it supersedes."""
         cache = cache_path(self.path)
         self._write(dataset.drop_indexes("step"), cache)
-        for other in set(self.path.glob("cache-*.zarr")) - {cache}:
+        self._remove_other_caches()
+
+    def _remove_other_caches(self) -> None:
+        for other in set(self.path.glob("cache-*.zarr")) - {cache_path(self.path)}:
             remove_cache(other)
 
     def _write(self, dataset: xr.Dataset, place: Path) -> None:
@@ -138,7 +145,10 @@ class ScanStore:
         unfinished = place.with_name(place.name + UNFINISHED)
         try:
             with self._writing():
-                dataset.to_zarr(unfinished, mode="w", zarr_format=3, consolidated=False)
+                # Zarr writes in a thread that an interrupt does not stop, and would put back what is removed here: so
+                # that it is waited for, the interrupt must not come to the call itself.
+                with ThreadPoolExecutor(1) as writer:
+                    writer.submit(dataset.to_zarr, unfinished, mode="w", zarr_format=3, consolidated=False).result()
                 unfinished.rename(place)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -170,7 +180,13 @@ def reading_group(group: Path) -> Iterator[None]:
 
 def refuse_other_shape(dataset: xr.Dataset, there: xr.Dataset) -> None:
     """Raise OntogenyError unless a checkpoint's dataset has the variables and sizes of another one's."""
-    if dict(dataset.sizes) == dict(there.sizes) and set(dataset.data_vars) == set(there.data_vars):
+    if strangers := sorted(str(name) for name in set(dataset.variables) ^ set(there.variables)):
+        raise OntogenyError(
+            f"its measurements are not those of {there.checkpoint.item()}: only one has {', '.join(strangers[:3])}"
+            f"{', ...' if strangers[3:] else ''}; expected checkpoints of one architecture, measured by one version of "
+            "Ontogeny; use another --out"
+        )
+    if dict(dataset.sizes) == dict(there.sizes):
         return
     came, expected = (", ".join(f"{size} {dim}" for dim, size in one.sizes.items()) for one in (dataset, there))
     raise OntogenyError(
@@ -208,6 +224,11 @@ def read_settings(path: Path) -> ScanSettings:
 
 def read_failures(path: Path) -> dict[str, str]:
     """Checkpoint name -> why it could not be measured."""
+    measured = measured_names(path)  # one that was killed had no time to strike out the note of an earlier failure
+    return {name: reason for name, reason in _noted_failures(path).items() if name not in measured}
+
+
+def _noted_failures(path: Path) -> dict[str, str]:
     file = path / "failures.json"
     return _read_json(file, "remove it: it is a list of failures only") if file.exists() else {}
 

@@ -17,6 +17,7 @@ import xarray as xr
 
 import ontogeny
 from ontogeny.dynamics import measure
+from ontogeny.dynamics.memory import is_out_of_memory
 from ontogeny.dynamics.store import StoreError
 from tests.checkpoint_folders import contents, save_tiny, save_word_tokenizer
 from tests.hub_server import Fault, Repository, serve
@@ -63,6 +64,31 @@ def test_where_memory_does_not_suffice_for_one_sequence_the_checkpoint_fails(ser
         ontogeny.scan(str(series), tmp_path / "scan", **EIGHT)
 
 
+@pytest.mark.parametrize(
+    ("place", "error", "words"),
+    [
+        (
+            "torch.nn.Module.to",
+            torch.OutOfMemoryError("CUDA out of memory"),
+            "step0: memory of cpu does not suffice for the weights of .*step0 in float32: use --dtype bfloat16",
+        ),
+        (
+            "ontogeny.dynamics.loading.model.fill",
+            RuntimeError(ALLOCATOR),
+            r"step0: memory does not suffice to read .*step0 \(RuntimeError: .*\): use a smaller --dtype",
+        ),
+    ],
+    ids=["device", "host"],
+)
+def test_where_memory_does_not_suffice_for_the_weights_the_checkpoint_fails(series, monkeypatch, place, error, words):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(place, fail)
+    with pytest.raises(ontogeny.OntogenyError, match=words):
+        ontogeny.scan(str(series), **EIGHT)
+
+
 def test_other_errors_of_a_pass_are_not_taken_for_a_lack_of_memory(series, monkeypatch):
     short_of_memory(monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"), most=0)
     with pytest.raises(ontogeny.OntogenyError, match="step0: RuntimeError: mat1 and mat2"):
@@ -72,7 +98,7 @@ def test_other_errors_of_a_pass_are_not_taken_for_a_lack_of_memory(series, monke
 def test_torchs_own_words_for_a_lack_of_memory_are_known():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**46)
-    assert measure._is_out_of_memory(caught.value)
+    assert is_out_of_memory(caught.value)
 
 
 def fill_the_disk_at(monkeypatch, number):

@@ -17,7 +17,6 @@ from tests.byte_tokenizer import byte_tokenizer
 from tests.models import tiny, tiny_falcon
 from tests.trainings import SMALL, seed_all, train, trainee
 
-
 VERDICT = ["verdict", "verdict_reason"]
 
 

@@ -68,6 +68,31 @@ def test_a_cache_that_is_half_removed_is_not_read(series, tmp_path):
     assert ontogeny.open_scan(tmp_path / "scan").dataset.sink_score.notnull().all()
 
 
+def test_a_cache_that_a_killed_process_left_is_removed(series, tmp_path):
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL)
+    (cache,) = (tmp_path / "scan").glob("cache-*.zarr")
+    (tmp_path / "scan" / "cache-0123456789abcdef.zarr").mkdir()
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL)
+    assert list((tmp_path / "scan").glob("cache-*")) == [cache]
+
+
+def test_what_is_measured_has_not_failed(series, tmp_path):
+    """A process killed after it stored a checkpoint leaves the note that it failed before."""
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL)
+    (tmp_path / "scan" / "failures.json").write_text('{"step0": "the network was down", "step16": "it still is"}')
+    assert ontogeny.open_scan(tmp_path / "scan").failures == {"step16": "it still is"}
+    assert ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL).failures == {}
+
+
+def test_measurements_that_hold_other_things_do_not_mix(series, tmp_path):
+    ontogeny.scan(str(series), tmp_path / "scan", steps="0", **SMALL)
+    shutil.rmtree(tmp_path / "scan" / "checkpoints" / "step0" / "batch_size")
+    found = ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL)
+    assert found.failures["step1"].startswith(
+        "its measurements are not those of step0: only one has batch_size; expected"
+    )
+
+
 def test_stray_files_are_no_checkpoints(series, tmp_path):
     ontogeny.scan(str(series), tmp_path / "scan", steps="0,1", **SMALL)
     (tmp_path / "scan" / "checkpoints" / ".DS_Store").write_text("")

@@ -126,7 +126,9 @@ def _header_dtypes(path: Path) -> set[str]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         try:
-            header = json.loads(file.read(length)) if length <= _LONGEST_HEADER else {}
+            if length > _LONGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            header = json.loads(file.read(length))
             return {str(entry["dtype"]) for name, entry in header.items() if name != "__metadata__"}
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise OntogenyError(f"{path} has no header of safetensors ({error})") from error

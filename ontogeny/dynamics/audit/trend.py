@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import numpy as np
 
 FACTOR = 2.0
 FEWEST = 5
 MOST = 1 / 3
+
+Places: TypeAlias = np.ndarray | int
 
 
 def off_trend(projections: np.ndarray) -> list[int] | None:
@@ -14,7 +18,8 @@ def off_trend(projections: np.ndarray) -> list[int] | None:
 
     Meaning: a path that goes far away and comes back to where it was. Each three checkpoints in order are a detour
     where the middle one is more than FACTOR times as far from both others as these are from each other. The checkpoint
-    that takes part in most detours is taken out (all of them, where several take part in as many), until none is left.
+    that takes part in most detours is taken out (all of them, where several take part in as many: nothing tells which
+    of them is off), until none is left.
 
     Why 2: the smaller of the two distances is at most half of the third on a straight path, about 0.71 of it on a
     random walk, and 1 in noise around one point; distances estimated of 64 projections err by 9 % (one standard
@@ -29,37 +34,38 @@ def off_trend(projections: np.ndarray) -> list[int] | None:
     distances = np.linalg.norm(projections[:, None, :] - projections[None, :, :], axis=-1)
     kept = np.ones(count, dtype=bool)
     parts = _parts(distances)
-    while parts.max() > 0:
-        for worst in np.flatnonzero(parts == parts.max()):
-            parts -= _parts_with(distances, kept, int(worst))
-            kept[worst] = False
-        if kept.sum() < (1 - MOST) * count:
+    while parts.any():
+        for place in np.flatnonzero(parts == parts.max()):
+            parts -= _parts_with(distances, kept, int(place))
+            kept[place] = False
+        if (~kept).sum() > MOST * count:
             return None
     return [int(row) for row in np.flatnonzero(~kept)]
 
 
 def _parts(distances: np.ndarray) -> np.ndarray:
     """In how many detours each checkpoint takes part."""
-    count = len(distances)
-    parts, seen = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=bool)
-    for place in range(count):
+    parts, seen = np.zeros(len(distances), dtype=np.int64), np.zeros(len(distances), dtype=bool)
+    for place in range(len(distances)):
         seen[place] = True
         parts += _parts_with(distances, seen, place)
     return parts
 
 
 def _parts_with(distances: np.ndarray, kept: np.ndarray, place: int) -> np.ndarray:
-    """In how many of the detours through `place` each of the `kept` checkpoints takes part."""
+    """The same, of the detours that `place` takes part in with two others of those `kept`."""
     before, after = np.flatnonzero(kept[:place]), place + 1 + np.flatnonzero(kept[place + 1 :])
     parts = np.zeros(len(distances), dtype=np.int64)
-    for rows, columns, (first, middle, last) in (
-        (before, after, (before[:, None], place, after)),
-        (after, after, (place, after[:, None], after)),
-        (before, before, (before[:, None], before, place)),
-    ):
+
+    def detours(first: Places, middle: Places, last: Places) -> np.ndarray:
         legs = np.minimum(distances[first, middle], distances[middle, last])
-        detours = (legs > FACTOR * distances[first, last]) & (first < middle) & (middle < last)
-        parts[rows] += detours.sum(axis=1)
-        parts[columns] += detours.sum(axis=0)
-        parts[place] += detours.sum()
+        found: np.ndarray = (legs > FACTOR * distances[first, last]) & (first < middle) & (middle < last)
+        parts[place] += found.sum()
+        return found
+
+    around = detours(before[:, None], place, after)
+    ahead = detours(place, after[:, None], after)
+    behind = detours(before[:, None], before, place)
+    parts[before] += around.sum(axis=1) + behind.sum(axis=1) + behind.sum(axis=0)
+    parts[after] += around.sum(axis=0) + ahead.sum(axis=1) + ahead.sum(axis=0)
     return parts

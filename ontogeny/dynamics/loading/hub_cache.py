@@ -7,11 +7,12 @@ which revisions share, and a blob may itself be a link into a store that reposit
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Hashable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING
 
 from ontogeny.errors import OntogenyError
@@ -43,8 +44,8 @@ class HubCache:
 
         self.root = Path(root or constants.HF_HUB_CACHE).expanduser().resolve()
         self.folder = self.root / f"models--{repository.replace('/', '--')}"
-        self._lock = Lock()
-        self._turns: dict[str, Lock] = {}
+        self._lock = threading.Lock()
+        self._turns: dict[str, threading.Lock] = {}
         self._held: dict[Path, _Held] = {}
         self._brought: set[Path] = set()
 
@@ -68,18 +69,22 @@ class HubCache:
         return {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
 
     def name(self, revision: str, commit: str) -> None:
-        """Note what commit a revision stands for, so that offline its files are found by its name."""
+        """Note what commit a revision stands for, so that offline its files are found by its name.
+
+        A cache that cannot be written to does without.
+        """
         ref = self.folder / "refs" / revision
         if revision == commit or (ref.is_file() and ref.read_text() == commit):
             return
-        ref.parent.mkdir(parents=True, exist_ok=True)
-        fresh = ref.with_name(f"{ref.name}.{os.getpid()}.fresh")
-        fresh.write_text(commit)
-        fresh.replace(ref)
+        with suppress(OSError):
+            ref.parent.mkdir(parents=True, exist_ok=True)
+            fresh = ref.with_name(f"{ref.name}.{os.getpid()}-{threading.get_ident()}.fresh")
+            fresh.write_text(commit)
+            fresh.replace(ref)
 
-    def turn(self, digest: str) -> Lock:
+    def turn(self, digest: str) -> threading.Lock:
         """The lock of the one thread that may bring these contents."""
-        return self._turns.setdefault(digest, Lock())
+        return self._turns.setdefault(digest, threading.Lock())
 
     def hold(self, holder: Hashable, commit: str, files: Mapping[str, RemoteFile]) -> None:
         """Keep a commit's `files` from being removed until `holder` is released."""

@@ -15,6 +15,7 @@ from ontogeny.dynamics.loading.filling import fill, fitting_class, named_class
 from ontogeny.dynamics.loading.gguf import read_gguf_model
 from ontogeny.dynamics.loading.quiet import reading
 from ontogeny.dynamics.loading.weights import ADVICE, Weights, in_memory, read_state_dict, read_weights, some
+from ontogeny.dynamics.memory import is_out_of_memory
 from ontogeny.errors import OntogenyError, UsageError
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -146,7 +147,15 @@ def _settled(
     what: object, model: PreTrainedModel, info: Mapping[str, Any], dtype: str, device: torch.device
 ) -> PreTrainedModel:
     _refuse_gaps(what, info)
-    torch.nn.Module.to(model, device)
+    try:
+        torch.nn.Module.to(model, device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OntogenyError(
+            f"memory of {device} does not suffice for the weights of {what} in {dtype}: use --dtype bfloat16, or "
+            "another --device"
+        ) from error
     _refuse_non_finite(what, model, dtype)
     return model.eval().requires_grad_(False)
 
@@ -168,9 +177,7 @@ def _refuse_gaps(what: object, info: Mapping[str, Any]) -> None:
 
 
 def _refuse_non_finite(what: object, model: PreTrainedModel, dtype: str) -> None:
-    bad = [
-        name for name, weight in model.named_parameters() if weight.is_floating_point() and not _is_finite(weight)
-    ]
+    bad = [name for name, weight in model.named_parameters() if weight.is_floating_point() and not _is_finite(weight)]
     if bad:
         raise OntogenyError(
             f"{len(bad)} weights of {what} hold NaN or infinity in {dtype} ({some(bad)}): expected finite numbers; "

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+from ontogeny.dynamics.memory import is_out_of_memory
 from ontogeny.errors import OntogenyError
 
 _LONGEST_REASON = 240
@@ -71,6 +72,10 @@ def reading(path: object, advice: str) -> Iterator[None]:
     except OntogenyError:
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise OntogenyError(
+                f"memory does not suffice to read {path} ({reason(error)}): use a smaller --dtype"
+            ) from error
         raise OntogenyError(f"{path} cannot be read ({reason(error)}): {advice}") from error
 
 

@@ -121,7 +121,7 @@ class Repository:
         commit = self.commit(revision)
         if commit not in self._trees and constants.is_offline_mode():
             folder = self._cached_snapshot(commit)
-            return {str(path.relative_to(folder)): _cached(path) for path in folder.rglob("*") if path.is_file()}
+            return {path.relative_to(folder).as_posix(): _cached(path) for path in folder.rglob("*") if path.is_file()}
         if commit not in self._trees:
             api = HfApi(endpoint=self.endpoint)
             listing = partial(api.list_repo_tree, self.id, revision=commit, recursive=True)
@@ -155,7 +155,7 @@ class Repository:
         return self.cache.snapshot(commit) / folder
 
     def _lacking(self, revision: str, folder: str, sentence: str) -> OntogenyError:
-        """What to say of a revision where `sentence` holds for its listing; offline, what is not cached may be there."""
+        """What to say where `sentence` holds for a listing; offline, what is not cached may yet be at the Hub."""
         from huggingface_hub import constants
 
         if constants.is_offline_mode():

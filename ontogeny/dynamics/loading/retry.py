@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
+from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    import httpx
+    import httpx2 as httpx
 
 T = TypeVar("T")
 
@@ -32,7 +34,7 @@ PATIENCE_IF_ASKED = 360.0
 TIME_LIMIT = 20.0
 """Seconds to wait for a connection or for the next bytes, in requests for which the client sets no limit."""
 
-_RATE_LIMIT = re.compile(r"\bt\s*=\s*(\d+)")
+_USED_UP = re.compile(r"\br\s*=\s*0\s*;\s*t\s*=\s*(\d+)")
 _TRANSPORT = {"TimeoutException", "NetworkError", "RemoteProtocolError"}
 
 
@@ -51,6 +53,7 @@ class _Try:
     answered: bool = False
 
 
+_turn = Lock()
 _current: ContextVar[_Try | None] = ContextVar("_current", default=None)
 
 
@@ -103,18 +106,30 @@ def _is_later(status: int) -> bool:
 @contextmanager
 def _watched() -> Iterator[_Try]:
     """Set the limits of this module on what this thread asks of the Hub within the block, and on nothing else."""
-    from huggingface_hub import get_session
-
-    hooks = get_session().event_hooks
-    for kind, hook in (("request", _limit_time), ("response", _refuse_later)):
-        if hook not in hooks[kind]:
-            hooks[kind].append(hook)
+    _watch_clients()
     current = _Try()
     token = _current.set(current)
     try:
         yield current
     finally:
         _current.reset(token)
+
+
+def _watch_clients() -> None:
+    """Hook this module into the Hub's client, and into those that take its place: it is made anew on a dead line."""
+    from huggingface_hub import get_session, set_client_factory
+    from huggingface_hub.utils import _http
+
+    with _turn:
+        if _limit_time not in get_session().event_hooks["request"]:
+            set_client_factory(partial(_watched_client, _http._GLOBAL_CLIENT_FACTORY))
+
+
+def _watched_client(make: Callable[[], httpx.Client]) -> httpx.Client:
+    client = make()
+    client.event_hooks["request"].append(_limit_time)
+    client.event_hooks["response"].append(_refuse_later)
+    return client
 
 
 def _limit_time(request: httpx.Request) -> None:
@@ -129,20 +144,20 @@ def _refuse_later(response: httpx.Response) -> None:
     if current is None:
         return
     if _is_later(response.status_code):
-        raise Later(response.status_code, str(response.url), _stated_wait(response.headers))
+        raise Later(response.status_code, str(response.url), _stated_wait(response))
     current.answered = True
 
 
-def _stated_wait(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait: of `Retry-After`, else of the Hub's own `RateLimit`, which counts down to its next window."""
-    stated = headers.get("retry-after", "").strip()
+def _stated_wait(response: httpx.Response) -> float | None:
+    """Seconds to wait: as `Retry-After` says, else until the Hub's own `RateLimit`, where it is used up, is renewed."""
+    stated = response.headers.get("retry-after", "").strip()
     if stated.isascii() and stated.isdigit():
         return float(stated)
     try:
         date = parsedate_to_datetime(stated)
     except ValueError:
-        found = _RATE_LIMIT.search(headers.get("ratelimit", ""))
-        return float(found[1]) if found else None
+        used_up = _USED_UP.search(response.headers.get("ratelimit", ""))
+        return float(used_up[1]) if used_up and response.status_code == 429 else None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)
     return max(0.0, (date - datetime.now(UTC)).total_seconds())

@@ -28,15 +28,15 @@ def of(values: np.ndarray) -> np.ndarray:
 
 def test_they_are_the_product_with_a_dense_matrix() -> None:
     generator = torch.Generator().manual_seed(0)
-    sizes = {"b": 17 * BLOCK + 5, "a": 2 * BLOCK, "c": 7}
+    sizes = {"b": 16 * BLOCK + 5, "a": 2 * BLOCK, "c": 7}
     values = {name: torch.randn(size, generator=generator) for name, size in sizes.items()}
-    matrix, blocks = signs(0, BLOCK), signs(2**32, 2 + 18 + 1)
+    matrix, blocks = signs(0, BLOCK), signs(2**32, 2 + 17 + 1)
     expected, block = np.zeros(PROJECTIONS), 0
     for name in "abc":
         for start in range(0, sizes[name], BLOCK):
             piece = values[name][start : start + BLOCK].double().numpy()
-            for column in range(PROJECTIONS):
-                expected[column] += blocks[block, column] * np.dot(matrix[: len(piece), column], piece) / 8
+            dense = matrix[: len(piece)] * blocks[block] / 8
+            expected += piece @ dense
             block += 1
     np.testing.assert_allclose(project_weights(Weights(**values)), expected, rtol=1e-9, atol=1e-9)
 

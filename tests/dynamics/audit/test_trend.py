@@ -75,7 +75,7 @@ def test_the_threshold_is_a_factor_of_two() -> None:
         return points
 
     assert off_trend(bumped(np.sqrt(15) - 0.01)) == []
-    assert 4 in off_trend(bumped(np.sqrt(15) + 0.01))
+    assert off_trend(bumped(np.sqrt(15) + 0.01)) == [3, 4, 5]  # one detour: nothing tells which of them is off
     assert off_trend(bumped(30.0)) == [4]
 
 

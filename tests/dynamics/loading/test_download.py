@@ -154,7 +154,7 @@ def test_a_config_is_not_taken_on_trust(repository: Repository, hub: Hub, remote
 def test_an_error_names_what_the_hub_said(repository: Repository, hub: Hub) -> None:
     repository.tree("step1")
     hub.faults = [Fault("HEAD", 451)]
-    with pytest.raises(OntogenyError, match="HfHubHTTPError: .*451"):
+    with pytest.raises(OntogenyError, match=r"HfHubHTTPError: .*451"):
         repository.fetch("step1")
 
 

@@ -190,6 +190,20 @@ def test_a_file_that_cannot_be_removed(repository: Repository, monkeypatch: pyte
         repository.release("step1")
 
 
+def test_a_cache_that_cannot_be_written_to_does_for_what_is_in_it(
+    hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = fetched(Repository(ID, hub.endpoint, cache), "step1")
+    for ref in cache.rglob("refs/*"):
+        ref.unlink()
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    assert fetched(Repository(ID, hub.endpoint, cache), "step1") == [file]
+
+
 def shared(cache: Path, file: Path) -> Path:
     """Move a file's blob into the store that repositories share, as the client does with what comes by Xet."""
     blob = file.parent / file.readlink()

@@ -75,6 +75,17 @@ def test_a_wait_in_the_past_or_unreadable_is_none(repository: Repository, hub: H
     assert sleeps == PAUSES[:2]
 
 
+def test_a_limit_that_is_not_used_up_is_no_reason_to_wait(
+    repository: Repository, hub: Hub, sleeps: list[float]
+) -> None:
+    hub.faults = [
+        Fault("/refs", 503, headers={"RateLimit": '"api";r=0;t=200'}),
+        Fault("/refs", 429, headers={"RateLimit": '"api";r=10;t=200'}),
+    ]
+    repository.refs()
+    assert sleeps == PAUSES[:2]
+
+
 @pytest.mark.parametrize("what", REQUESTS)
 def test_a_wait_beyond_patience_is_not_begun(repository: Repository, hub: Hub, sleeps: list[float], what: str) -> None:
     hub.faults = [Fault(REQUESTS[what], 429, times=1000, headers={"Retry-After": "3600"})]
@@ -130,6 +141,25 @@ def test_a_hub_that_never_answers_is_left_after_seconds(
     assert sleeps == [1]
 
 
+def test_a_client_that_took_the_place_of_another_has_the_limits_too(
+    repository: Repository, hub: Hub, sleeps: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub's client makes itself anew after a dead connection, in the middle of a request or in another thread."""
+    refs = HfApi.list_repo_refs
+
+    def anew(*arguments: object, **options: object) -> object:
+        close_session()
+        return refs(*arguments, **options)
+
+    monkeypatch.setattr(HfApi, "list_repo_refs", anew)
+    monkeypatch.setattr(retry, "TIME_LIMIT", 0.1)
+    hub.faults = [Fault("/refs", None, delay=2.0)]
+    start = time.perf_counter()
+    repository.refs()
+    assert time.perf_counter() - start < 1.5
+    assert sleeps == [1]
+
+
 def test_silence_is_borne_for_a_minute_in_all(
     repository: Repository, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +177,21 @@ def test_silence_is_borne_for_a_minute_in_all(
     with pytest.raises(OntogenyError, match="TimeoutError"):
         repository.refs()
     assert asked == [0, 26, 53]
+
+
+def test_a_download_that_breaks_off_late_is_tried_again(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Patience is with silence: a file that came for an hour is no silence."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+
+    def download() -> float:
+        get_session().get(f"{hub.endpoint}/api/models/owner/steps/refs")
+        clock[0] += 3600
+        if clock[0] < 10_000:
+            raise ConnectionResetError
+        return clock[0]
+
+    assert retry.retried(download) == 3 * 3600
 
 
 @pytest.mark.parametrize("spoiled", ["cut", "reset", "short"])
