@@ -77,6 +77,9 @@ def test_the_threshold_is_a_factor_of_two() -> None:
     assert off_trend(bumped(np.sqrt(15) - 0.01)) == []
     assert off_trend(bumped(np.sqrt(15) + 0.01)) == [3, 4, 5]  # one detour: nothing tells which of them is off
     assert off_trend(bumped(30.0)) == [4]
+    aside = bumped(3.9)
+    aside[4, 0] += 0.9
+    assert off_trend(aside) == []  # 4.3 from the one, but 3.9 from the other
 
 
 def test_few_checkpoints_are_not_judged_and_no_path_is_said() -> None:
