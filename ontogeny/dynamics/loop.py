@@ -10,6 +10,7 @@ from pathlib import Path
 import xarray as xr
 from transformers import PreTrainedModel
 
+from ontogeny.dynamics.audit import gather, gather_into, with_verdicts
 from ontogeny.dynamics.checkpoint import Checkpoint
 from ontogeny.dynamics.keep import Keep
 from ontogeny.dynamics.measurement import Measurement
@@ -26,12 +27,13 @@ MakeModel = Callable[[str, str], PreTrainedModel]
 
 @dataclass
 class Loop:
-    """The series, what each checkpoint is measured with, and how to go about it.
+    """The series, its selected checkpoints, what each is measured with, and how to go about it.
 
     `device` is where models are measured, `prefetch` how many are fetched and read ahead, `keep` which downloads stay.
     """
 
     series: Series
+    selected: tuple[Checkpoint, ...]
     measurement: Measurement
     device: str
     prefetch: int
@@ -43,13 +45,15 @@ class Loop:
         """Measure into the folder `path`, what is there already left out."""
         store = ScanStore(path)
         with store.driven(self.measurement.settings):
-            store.refuse_changed(self.series.checkpoints)
+            store.refuse_changed(self.selected)
+            with store.writing():
+                gather_into(path, self.series, self._names())
             self._run(store.measured(), store.commit, store.record_failure)
             if not store.measured():
                 raise _nothing_measured(read_failures(path))
             self._consolidate(store)
         scan = open_scan(path)
-        asked_for = {one.name for one in self.series.checkpoints}
+        asked_for = self._names()
         return replace(scan, failures={name: why for name, why in scan.failures.items() if name in asked_for})
 
     def in_memory(self) -> Scan:
@@ -62,14 +66,18 @@ class Loop:
                 refuse_other_shape(dataset, parts[0])
             parts.append(dataset)
 
+        evidence = gather(self.series, self._names())
         self._run(set(), keep, failures.__setitem__)
         if not parts:
             raise _nothing_measured(failures)
-        return Scan(join_checkpoints(parts), failures)
+        return Scan(with_verdicts(join_checkpoints(parts), evidence), failures)
+
+    def _names(self) -> set[str]:
+        return {one.name for one in self.selected}
 
     def _run(self, there: set[str], keep: Callable[[str, xr.Dataset], None], fail: Callable[[str, str], None]) -> None:
-        todo = [one for one in self.series.checkpoints if one.name not in there]
-        already = len(self.series.checkpoints) - len(todo)
+        todo = [one for one in self.selected if one.name not in there]
+        already = len(self.selected) - len(todo)
         tokens = self.measurement.corpus.ids.size
         self.progress.started([one.name for one in todo], already, self.series.arch.layers, tokens)
         done = 0

@@ -39,13 +39,13 @@ def scan(
 ) -> Scan:
     """Measure the checkpoints of `source` and return them as one labelled dataset.
 
-    `source` is a Hub id, a folder of checkpoints, one checkpoint's folder or file, `smollm2`, `pocket`, or a series that
-    `open_series` or `open_state_dicts` gave. `out` is the folder to keep the scan in; a scan that is there already is
-    gone on with. None keeps nothing on disk. `steps` is `all`, `log` or a list such as `0,1,512,1000:143000:1000`; None
-    leaves the choice to the source. `corpus`, `sequences`, `length` (tokens) and `bos` say what is measured on: see
-    `make_corpus`. `batch_size` is in sequences, None for about 4096 tokens a pass. `probes` are names of probes, None
-    for all of them. `positions` is the number of key positions to keep, None for all. `impl` is the implementation of
-    attention: see `kernels.attention_stats`.
+    `source` is a Hub id, a folder of checkpoints, one checkpoint's folder or file, `smollm2`, `pocket`, or a series
+    that `open_series` or `open_state_dicts` gave. `out` is the folder to keep the scan in; a scan that is there already
+    is gone on with. None keeps nothing on disk. `steps` is `all`, `log` or a list such as `0,1,512,1000:143000:1000`;
+    None leaves the choice to the source. `corpus`, `sequences`, `length` (tokens) and `bos` say what is measured on:
+    see `make_corpus`. `batch_size` is in sequences, None for about 4096 tokens a pass. `probes` are names of probes,
+    None for all of them. `positions` is the number of key positions to keep, None for all. `impl` is the implementation
+    of attention: see `kernels.attention_stats`.
 
     While a checkpoint is measured, `prefetch` further ones are fetched and read into memory. `keep` tells which
     downloads of this scan stay on disk: `none`, `all`, or a number, of those measured last. Neither changes a number.
@@ -80,5 +80,5 @@ def scan(
     )
     if corpus is None and measurement.corpus.name == RANDOM:
         progress.note(f"{series.name} has no tokenizer: it is measured on random token ids")
-    loop = Loop(selection.series, measurement, str(where), prefetch, kept, progress)
+    loop = Loop(series, selection.series.checkpoints, measurement, str(where), prefetch, kept, progress)
     return loop.in_memory() if out is None else loop.into(Path(out))

@@ -2,6 +2,7 @@
 
 DIR/scan.json             the settings that change numbers, and their fingerprint
 DIR/checkpoints/NAME/     a Zarr group, one checkpoint's dataset; these folders are the truth
+DIR/audit.json            evidence of whether the checkpoints are what they say they are
 DIR/failures.json         what could not be measured, and why
 DIR/cache-*.zarr/         all checkpoints in one Zarr group: a cache, named after what is in it
 DIR/lock                  held by the one process that drives the scan
@@ -29,7 +30,7 @@ from ontogeny.errors import OntogenyError
 
 FORMAT = 1
 UNFINISHED = ".unfinished"
-OWN_FILES = ("scan.json", "checkpoints", "failures.json", "lock", "cache-*.zarr", f"*{UNFINISHED}")
+OWN_FILES = ("scan.json", "audit.json", "checkpoints", "failures.json", "lock", "cache-*.zarr", f"*{UNFINISHED}")
 
 
 class StoreError(OntogenyError):
@@ -127,7 +128,7 @@ class ScanStore:
         failures.pop(name, None)
         if reason is not None:
             failures[name] = reason
-        with self._writing():
+        with self.writing():
             write_json(self.path / "failures.json", failures)
 
     def consolidate(self, dataset: xr.Dataset) -> None:
@@ -144,7 +145,7 @@ class ScanStore:
         """Write a Zarr group beside its place, then move it in."""
         unfinished = place.with_name(place.name + UNFINISHED)
         try:
-            with self._writing():
+            with self.writing():
                 # Zarr writes in a thread that an interrupt does not stop, and would put back what is removed here: so
                 # that it is waited for, the interrupt must not come to the call itself.
                 with ThreadPoolExecutor(1) as writer:
@@ -154,7 +155,8 @@ class ScanStore:
             shutil.rmtree(unfinished, ignore_errors=True)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Turn a failure to write into the folder into a StoreError."""
         try:
             yield
         except OSError as error:

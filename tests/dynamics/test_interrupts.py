@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import _thread
 import asyncio
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
@@ -29,11 +30,15 @@ def test_an_interrupt_while_a_checkpoint_is_written_leaves_no_half_of_it(series,
         await put(store, key, value, *more)
         if "step1." in str(store.root) and not told:
             told.append(key)
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     monkeypatch.setattr(LocalStore, "set", slow)
-    with pytest.raises(KeyboardInterrupt):
-        ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
+    finally:
+        signal.signal(signal.SIGINT, before)
     time.sleep(0.5)  # in which a writer that was left behind would write on
     assert told and [one.name for one in (tmp_path / "scan" / "checkpoints").iterdir()] == ["step0"]
 

@@ -54,13 +54,17 @@ def gather_into(folder: Path, series: Series, selected: Collection[str] | None =
     """Gather the evidence of `series` and write it into the folder of a scan, atomically.
 
     What an earlier scan into the folder knew stays for the checkpoints that were measured, whose numbers are of the
-    weights of then, and for those whose files are not known now.
+    weights of then, and which are not read again, and for those whose files are not known now.
     """
-    evidence = gather(series, selected)
+    earlier, measured = None, measured_names(folder)
     with suppress(OntogenyError):  # what cannot be read is replaced
         earlier = read_evidence(folder)
-        if earlier is not None and earlier.source == evidence.source:
-            evidence = evidence.filled(earlier, measured_names(folder))
+    if earlier is None or earlier.source != series.source:
+        evidence = gather(series, selected)
+    else:
+        known = {entry.name for entry in earlier.entries if not entry.problem} & measured
+        names = {one.name for one in series.checkpoints} if selected is None else set(selected)
+        evidence = gather(series, names - known).filled(earlier, measured)
     write_json(folder / FILE, evidence.to_dict())
     return evidence
 
