@@ -71,7 +71,9 @@ class Case:
         for step in range(self.checkpoints):
             torch.manual_seed(step)
             GPTNeoXForCausalLM(config).half().save_pretrained(folder / f"step{step}")
-        ids = np.random.default_rng(0).integers(3, self.vocabulary, (self.sequences, self.length))
+        draw = np.random.default_rng(0)
+        # No token twice in a sequence: of equal magnitudes either may be called the largest.
+        ids = np.stack([draw.permutation(self.vocabulary)[: self.length] for _ in range(self.sequences)])
         lines = [json.dumps({"ids": row.tolist()}) for row in ids]
         (folder / "corpus.jsonl").write_text("\n".join(lines))
 

@@ -14,7 +14,6 @@ from ontogeny.cli.errors import DEBUG, INTERRUPTED, heed_signals, reported
 from ontogeny.cli.fit import fit
 from ontogeny.cli.report import report
 from ontogeny.cli.scan import scan
-from ontogeny.dynamics.prefetch import still_reading
 from ontogeny.version import __version__
 
 app = typer.Typer(
@@ -48,8 +47,8 @@ def main() -> None:
     try:
         app([argument for argument in sys.argv[1:] if argument != DEBUG], prog_name="ontogeny")
     except SystemExit as end:
-        if end.code != INTERRUPTED and not still_reading():
+        if end.code != INTERRUPTED:
             raise
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(int(end.code or 0))  # threads in the middle of a download would be waited for
+        os._exit(INTERRUPTED)  # threads in the middle of a download would be waited for

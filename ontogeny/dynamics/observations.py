@@ -62,8 +62,8 @@ class Observations:
     def add(self, name: str, dataset: xr.Dataset) -> None:
         """Keep a step's dataset. Raises OntogenyError where it has another shape than those that are there."""
         if self.store is None:
-            for other in list(self.parts.values())[:1]:
-                refuse_other_shape(dataset, other)
+            if self.parts:
+                refuse_other_shape(dataset, next(iter(self.parts.values())))
             self.parts[name] = dataset
             self.failures.pop(name, None)
             return

@@ -18,11 +18,6 @@ THREAD = "ontogeny-prefetch"
 _LAST_WORD = 2.0  # seconds that a thread is given to end by itself
 
 
-def still_reading() -> bool:
-    """Whether a thread of one that was given up is not at its end yet."""
-    return any(thread.name == THREAD for thread in threading.enumerate())
-
-
 @dataclass(frozen=True)
 class _Outcome(Generic[Made]):
     made: Made | None

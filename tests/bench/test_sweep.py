@@ -23,6 +23,7 @@ def sweep():
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, "sweep", module)
         spec.loader.exec_module(module)
+        module.THREADS = 1
         yield module
 
 
@@ -32,7 +33,7 @@ def swept(sweep, tmp_path_factory):
     import torch
 
     place, threads = tmp_path_factory.mktemp("sweep"), torch.get_num_threads()
-    case = sweep.Case("tiny", 2, 32, 4, 100, checkpoints=2, sequences=3, length=260, batch=2)
+    case = sweep.Case("tiny", 2, 32, 4, 300, checkpoints=2, sequences=3, length=260, batch=2)
     case.save(place / "series")
     runs = {name: sweep.run(name, case, place / "series", place / str(i)) for i, name in enumerate(sweep.CONTENDERS)}
     torch.set_num_threads(threads)
@@ -70,6 +71,7 @@ def test_nothing_is_timed_while_a_number_is_wrong(sweep, swept, tmp_path, name):
 
 def test_the_page_shows_every_measured_time(sweep):
     page = sweep.PAGE.read_text()
+    assert list(sweep.RESULTS.glob("*.json"))
     assert sweep.tables().strip() in page
     for path in sweep.RESULTS.glob("*.json"):
         for case in json.loads(path.read_text())["timed"]:

@@ -26,11 +26,11 @@ def test_an_interrupt_while_a_checkpoint_is_written_leaves_no_half_of_it(series,
     put, told = LocalStore.set, []
 
     async def slow(store, key, value, *more):
-        await asyncio.sleep(0.02)
-        await put(store, key, value, *more)
         if "step1." in str(store.root) and not told:
             told.append(key)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            await asyncio.sleep(0.3)
+        await put(store, key, value, *more)
 
     monkeypatch.setattr(LocalStore, "set", slow)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

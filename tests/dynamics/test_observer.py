@@ -137,14 +137,16 @@ def test_a_failure_is_kept_on_disk_and_struck_out_when_a_resumed_training_measur
     bad.transformer.h[1].mlp.c_fc.weight.data.fill_(torch.inf)
     with pytest.warns(UserWarning, match="step 0 of training was not measured"):
         watching(bad, 0)
+    watching(bad, 1)
     with pytest.raises(OntogenyError, match=r"holds no measured step[\s\S]*step0: the forward pass gave values"):
         _ = watching.scan
-    for step in (1, 2):
-        watching(sound if step == 1 else bad, step)
-    assert list(json.loads((out / "failures.json").read_text())) == ["step0", "step2"] == list(watching.scan.failures)
+    watching(sound, 2)
+    watching(bad, 3)
+    failed = ["step0", "step1", "step3"]
+    assert list(json.loads((out / "failures.json").read_text())) == failed == list(watching.scan.failures)
     resumed = ontogeny.Observer(out, steps="all", **SMALL)
-    resumed(sound, 0)
-    assert list(ontogeny.open_scan(out).failures) == ["step2"] == list(resumed.scan.failures)
+    resumed(sound, 1)
+    assert list(ontogeny.open_scan(out).failures) == ["step0", "step3"] == list(resumed.scan.failures)
 
 
 def test_a_disk_that_cannot_be_written_stops_no_training(tmp_path, monkeypatch):
@@ -202,8 +204,6 @@ def test_nothing_is_measured_outside_the_main_process(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"steps": "sometimes"}, "steps 'sometimes' cannot be read"),
-        ({"steps": "0,9:3"}, "the range of steps '9:3' is empty"),
         ({"probes": ["sink"]}, "unknown probe sink"),
         ({"positions": 0}, "at least one position"),
         ({"batch_size": 0}, "at least one sequence in a batch"),
@@ -216,6 +216,26 @@ def test_nothing_is_measured_outside_the_main_process(monkeypatch):
 def test_requests_that_make_no_sense_are_refused_before_the_first_step(options, words):
     with pytest.raises(UsageError, match=words):
         ontogeny.Observer(**{**SMALL, **options})(trainee("gpt2"), 0)
+
+
+@pytest.mark.parametrize(
+    ("steps", "words"),
+    [("sometimes", "steps 'sometimes' cannot be read"), ("0,9:3", "the range of steps '9:3' is empty")],
+)
+def test_steps_that_cannot_be_read_are_refused_at_once(steps, words):
+    with pytest.raises(UsageError, match=words):
+        ontogeny.Observer(steps=steps)
+
+
+@pytest.mark.parametrize("kept", ["in memory", "in a folder"])
+def test_a_model_of_another_architecture_halfway_is_a_failure(kept, tmp_path):
+    out = None if kept == "in memory" else tmp_path / "scan"
+    watching = ontogeny.Observer(out, steps="all", **SMALL)
+    watching(trainee("gpt2"), 0)
+    with pytest.warns(UserWarning, match="expected checkpoints of one architecture"):
+        watching(tiny("gpt2", n_layer=2), 1)
+    assert list(watching.scan.failures) == ["step1"]
+    assert watching.scan.dataset.sizes["checkpoint"] == 1
 
 
 @pytest.mark.parametrize("step", [-1, 1.5, True, None])

@@ -20,6 +20,7 @@ def test_the_dataset_keeps_the_contract(series):
     assert dataset.sel(step=16).checkpoint.item() == "step16"
     assert dict(dataset.sizes) == {
         "checkpoint": 4, "layer": 3, "depth": 4, "head": 4, "position": 16, "sequence": 3, "rank": 3, "epsilon": 5,
+        "projection": 64,
     }  # fmt: skip
     assert {"step", "tokens", "revision", "verdict"} <= set(dataset.coords)
     assert set(dataset.verdict.values) == {"ok"}
@@ -56,7 +57,7 @@ def test_what_is_assumed_is_noted(series, tmp_path):
 
 def test_a_scan_says_what_it_is(series):
     scan = ontogeny.scan(str(series), **SMALL)
-    assert repr(scan) == "<Scan of tiny: 4 checkpoints, 19 variables, 0 failed, at None>"
+    assert repr(scan) == "<Scan of tiny: 4 checkpoints, 20 variables, 0 failed, at None>"
 
 
 def test_steps_that_are_absent_are_said(series):

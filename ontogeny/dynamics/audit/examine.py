@@ -24,6 +24,7 @@ from ontogeny.dynamics.audit.flags import (
     shared_parts,
 )
 from ontogeny.dynamics.audit.grid import missing_steps
+from ontogeny.dynamics.checkpoint import UNKNOWN_STEP
 
 OK, UNAUDITED = "ok", "unaudited"
 
@@ -66,7 +67,8 @@ def examine(evidence: Evidence, projections: Mapping[str, np.ndarray] | None = N
     of_main = None if main is None else main.digest
     repeated = shared_parts(entries, of_main) | duplicates(entries, groups, of_main)
     disordered = out_of_order(entries)
-    strayed = off_the_trend(measured, {*repeated, *disordered})
+    unplaced = (place for place, entry in enumerate(entries) if entry.step == UNKNOWN_STEP)
+    strayed = off_the_trend(measured, {*repeated, *disordered, *unplaced})
     found = {
         DUPLICATE: repeated,
         ORDER: disordered,
@@ -102,9 +104,9 @@ def _findings(evidence: Evidence, entries: Sequence[Entry], groups: Sequence[Seq
             same = ", ".join(entries[place].name for place in group)
             findings.append(f"{same} have the same weights, as happens before training moves them: none is flagged")
     dtypes = Counter(entry.dtype for entry in entries if entry.dtype is not None)
-    if len(dtypes) > 1 and 2 * max(dtypes.values()) <= dtypes.total():
+    if len(dtypes) > 1:
         counts = ", ".join(f"{dtype} ({count})" for dtype, count in sorted(dtypes.items()))
-        findings.append(f"stored in several precisions, none of them in most checkpoints: {counts}")
+        findings.append(f"stored in several precisions: {counts}")
     return findings
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from statistics import median_low
 
 import numpy as np
@@ -20,6 +21,7 @@ DUPLICATE, ORDER, TREND, DTYPE = "duplicate", "out of order", "off trend", "dtyp
 ROUNDING = 1e-9
 IDLE = {0, 1, 2}
 SIZE_FACTOR = 1.5
+IN_A_ROW = 3
 NAMED = 3
 
 Flagged = dict[int, str]
@@ -32,16 +34,19 @@ def same_weights(entries: Sequence[Entry], projections: np.ndarray) -> list[list
     differ by no more than ROUNDING times the norm of either. Sums in float64 err by about 1e-13, and one step of
     training with any learning rate moves the weights by far more than 1e-9 of their norm.
     """
-    group = list(range(len(entries)))
     norms = np.linalg.norm(projections, axis=1)
+    by_digest: dict[str, int] = {}
+    group = np.arange(len(entries))
     for place, entry in enumerate(entries):
         distances = np.linalg.norm(projections[:place] - projections[place], axis=1)
         near = distances <= ROUNDING * np.maximum(norms[:place], norms[place])  # NaN is near nothing
-        for other in range(place):
-            if near[other] or (entry.digest is not None and entry.digest == entries[other].digest):
-                group = [group[other] if one == group[place] else one for one in group]
-    groups = [[place for place, of in enumerate(group) if of == one] for one in dict.fromkeys(group)]
-    return [places for places in groups if len(places) > 1]
+        same = set(group[:place][near])
+        if entry.digest is not None:
+            same.add(group[by_digest.setdefault(entry.digest, place)])
+        if same:
+            group[place] = min(same)
+            group[np.isin(group, list(same))] = min(same)
+    return [np.flatnonzero(group == one).tolist() for one in np.unique(group) if np.count_nonzero(group == one) > 1]
 
 
 def duplicates(entries: Sequence[Entry], groups: Sequence[Sequence[int]], main: str | None) -> Flagged:
@@ -60,8 +65,8 @@ def duplicates(entries: Sequence[Entry], groups: Sequence[Sequence[int]], main: 
         for place in group:
             is_last = place == len(entries) - 1 and main is not None and entries[place].digest == main
             if not is_last:
-                partners = [name for name in names if name != entries[place].name]
-                flagged[place] = f"the same weights as {named(partners)}"
+                partners = [name for name in reversed(names) if name != entries[place].name]
+                flagged[place] = f"the same weights as {named(partners, NAMED if len(partners) <= NAMED else 1)}"
     return flagged
 
 
@@ -98,13 +103,14 @@ def shared_parts(entries: Sequence[Entry], main: str | None) -> Flagged:
 def out_of_order(entries: Sequence[Entry]) -> Flagged:
     """`out of order`: tokens that do not grow with the step, or a trainer's record beside it that states another step.
 
-    Of tokens the fewest checkpoints are flagged whose absence leaves them in order; equal ones are in order, since
-    names round them (`tokens23B`). The record is the `global_step` in `trainer_state.json`, which transformers' trainer
+    Of tokens the checkpoints are flagged without which the most of them are in order; where several choices leave as
+    many, as with two that are exchanged, all of these. Equal ones are in order, since names round them (`tokens23B`).
+    The record is the `global_step` in `trainer_state.json`, which transformers' trainer
     writes; it is read of local files only. Without a stated step there is no order.
     """
     flagged: Flagged = {}
     timed = [place for place, entry in enumerate(entries) if entry.tokens is not None and entry.step >= 0]
-    kept = {timed[index] for index in _longest_rise([entries[place].tokens or 0.0 for place in timed])}
+    kept = {timed[index] for index in _in_every_rise([entries[place].tokens or 0.0 for place in timed])}
     for place in timed:
         if place not in kept:
             flagged[place] = f"its {entries[place].tokens:.4g} tokens are not in the order of the steps"
@@ -128,46 +134,58 @@ def off_the_trend(projections: np.ndarray, doubtful: set[int]) -> Flagged | None
 
 
 def other_dtype(entries: Sequence[Entry]) -> Flagged:
-    """`dtype`: the numbers are stored in another precision than those of most checkpoints.
+    """`dtype`: the numbers are stored in another precision than those of the checkpoints before and after.
 
-    Flagged is a dtype other than the one that more than half of those with a known one have. Where dtypes are not known
-    (at the Hub, which tells sizes only), flagged is a size of more than SIZE_FACTOR times the median or less than its
-    inverse: float32 has twice the size of float16, while buffers and headers change sizes by less. float16 and bfloat16
-    are of one size.
+    Flagged are up to IN_A_ROW checkpoints in a row whose dtype is not that of more than half of the series, which those
+    before and after them have. A series that changes its precision for good, or only at its end, is so left alone.
+    Where dtypes are not known (at the Hub, which tells sizes only), it is the size that differs, by more than
+    SIZE_FACTOR from the median: float32 has twice the size of float16, while buffers and headers change sizes by less.
+    float16 and bfloat16 are of one size.
     """
-    flagged: Flagged = {}
-    dtypes = Counter(entry.dtype for entry in entries if entry.dtype is not None)
-    usual, count = dtypes.most_common(1)[0] if dtypes else (None, 0)
-    clear = 2 * count > dtypes.total()
-    sizes = [entry.size for entry in entries if entry.size]
-    middle = median_low(sizes) if sizes else 0
-    for place, entry in enumerate(entries):
-        if entry.dtype is not None:
-            if clear and entry.dtype != usual:
-                flagged[place] = f"stored in {entry.dtype}, most in {usual}"
-        elif entry.size and not middle / SIZE_FACTOR <= entry.size <= middle * SIZE_FACTOR:
-            flagged[place] = f"{entry.size:,} bytes of weights, the median is {middle:,}: stored in another precision"
+    dtypes = {place: entry.dtype for place, entry in enumerate(entries) if entry.dtype is not None}
+    flagged = {place: f"stored in {dtypes[place]}, most in {usual}" for place, usual in _strays(dtypes)}
+    sizes = {place: entry.size for place, entry in enumerate(entries) if entry.size and entry.dtype is None}
+    middle = median_low(sizes.values()) if sizes else 0
+    classes = {
+        place: "larger" if size > SIZE_FACTOR * middle else "smaller" if SIZE_FACTOR * size < middle else "usual"
+        for place, size in sizes.items()
+    }
+    for place, _ in _strays(classes):
+        flagged[place] = f"{sizes[place]:,} bytes of weights, the median is {middle:,}: stored in another precision"
     return flagged
 
 
-def named(names: Sequence[str]) -> str:
+def _strays(kinds: Mapping[int, str]) -> Iterator[tuple[int, str]]:
+    """The places of a few in a row that are not of the kind of most, between two that are; and that kind."""
+    usual, count = Counter(kinds.values()).most_common(1)[0] if kinds else ("", 0)
+    runs = [list(run) for _, run in groupby(kinds, key=lambda place: kinds[place] == usual)]
+    for run in runs[1:-1]:
+        if 2 * count > len(kinds) and kinds[run[0]] != usual and len(run) <= IN_A_ROW:
+            yield from ((place, usual) for place in run)
+
+
+def named(names: Sequence[str], most: int = NAMED) -> str:
     """The first few of `names`, for a sentence."""
-    rest = len(names) - NAMED
-    return ", ".join(names[:NAMED]) + (f" and {rest} more" if rest > 0 else "")
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _longest_rise(values: Sequence[float]) -> list[int]:
-    """The places of a longest part of `values` that never falls."""
+def _in_every_rise(values: Sequence[float]) -> list[int]:
+    """The places that every longest part of `values` that never falls has."""
+    until = _rises(values)
+    after = _rises([-value for value in reversed(values)])[::-1]
+    longest = max(until, default=0)
+    inside = [place for place in range(len(values)) if until[place] + after[place] - 1 == longest]
+    ranks = Counter(until[place] for place in inside)
+    return [place for place in inside if ranks[until[place]] == 1]
+
+
+def _rises(values: Sequence[float]) -> list[int]:
+    """The length of the longest part that never falls and ends at each place."""
     ends: list[float] = []
-    places: list[int] = []
-    before: list[int] = []
-    for place, value in enumerate(values):
-        length = bisect_right(ends, value)
-        before.append(places[length - 1] if length else -1)
-        ends[length:] = [value, *ends[length + 1 :]]
-        places[length:] = [place, *places[length + 1 :]]
-    rise, place = [], places[-1] if places else -1
-    while place >= 0:
-        rise.append(place)
-        place = before[place]
-    return rise[::-1]
+    lengths = []
+    for value in values:
+        rank = bisect_right(ends, value)
+        ends[rank : rank + 1] = [value]
+        lengths.append(rank + 1)
+    return lengths

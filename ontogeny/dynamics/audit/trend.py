@@ -31,7 +31,7 @@ def off_trend(projections: np.ndarray) -> list[int] | None:
     count = len(projections)
     if count < FEWEST:
         return []
-    distances = np.linalg.norm(projections[:, None, :] - projections[None, :, :], axis=-1)
+    distances = np.stack([np.linalg.norm(projections - row, axis=1) for row in projections])
     kept = np.ones(count, dtype=bool)
     parts = _parts(distances)
     while parts.any():
@@ -45,10 +45,14 @@ def off_trend(projections: np.ndarray) -> list[int] | None:
 
 def _parts(distances: np.ndarray) -> np.ndarray:
     """In how many detours each checkpoint takes part."""
-    parts, seen = np.zeros(len(distances), dtype=np.int64), np.zeros(len(distances), dtype=bool)
-    for place in range(len(distances)):
-        seen[place] = True
-        parts += _parts_with(distances, seen, place)
+    parts, far = np.zeros(len(distances), dtype=np.int64), FACTOR * distances
+    for middle in range(1, len(distances) - 1):
+        before, after = distances[:middle, middle], distances[middle, middle + 1 :]
+        found = np.minimum(before[:, None], after) > far[:middle, middle + 1 :]
+        if found.any():
+            parts[middle] += found.sum()
+            parts[:middle] += found.sum(axis=1)
+            parts[middle + 1 :] += found.sum(axis=0)
     return parts
 
 

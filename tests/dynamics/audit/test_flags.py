@@ -94,6 +94,11 @@ def test_tokens_must_grow_with_the_step() -> None:
     assert flagged(*series(step2={"tokens": 1.0}, step4={"tokens": None})) == {}  # rounded, unknown
 
 
+def test_of_two_that_are_exchanged_nothing_tells_which_is_right() -> None:
+    assert set(flagged(*series(step2={"tokens": 4.0}, step4={"tokens": 2.0}))) == {"step2", "step4"}
+    assert set(flagged(*series(step0={"tokens": 9.0}, step16={"tokens": -1.0}))) == {"step0", "step16"}
+
+
 def test_a_trainers_record_of_another_step_is_out_of_order() -> None:
     found = audit(*series(step8={"trained": 80}, step4={"trained": 4}))
     assert {name: found.reason(name) for name in found.flags} == {"step8": "its trainer_state.json states step 80"}
@@ -108,10 +113,39 @@ def test_another_dtype_or_twice_the_size() -> None:
     assert flagged(*series(**unknown | {"step2": {"dtype": None, "size": 600}})) == {"step2": ["dtype"]}
 
 
-def test_two_dtypes_without_a_majority_are_a_finding() -> None:
-    found = audit(*series(**{f"step{step}": {"dtype": "F32"} for step in (0, 1, 2)}))
+@pytest.mark.parametrize("steps", [(0, 1, 2), (0, 1), (8, 16)])
+def test_a_precision_that_changes_for_good_is_a_finding(steps) -> None:
+    found = audit(*series(**{f"step{step}": {"dtype": "F32"} for step in steps}))
     assert found.flags == {}
-    assert found.findings == ("stored in several precisions, none of them in most checkpoints: F16 (3), F32 (3)",)
+    assert found.findings == (f"stored in several precisions: F16 ({6 - len(steps)}), F32 ({len(steps)})",)
+    sizes = {f"step{step}": {"dtype": None, "size": 2000 if step in steps else 1000} for step in STEPS}
+    assert audit(*series(**sizes)).flags == {}
+
+
+@pytest.mark.parametrize(("many", "are"), [(3, True), (4, False)])
+def test_a_few_in_a_row_are_strays_and_more_a_change(many, are) -> None:
+    steps = range(1, 13)
+    entries = [entry(step, dtype="F32" if 5 <= step < 5 + many else "F16") for step in steps]
+    assert set(flagged(*entries)) == {f"step{step}" for step in range(5, 5 + many) if are}
+
+
+def test_precisions_that_take_turns_have_no_strays() -> None:
+    assert flagged(*(entry(step, dtype="F32" if step % 2 else "F16") for step in range(1, 13))) == {}
+
+
+def test_what_is_the_same_by_files_and_by_weights_is_one_group() -> None:
+    rng = np.random.default_rng(0)
+    made = {f"step{step}": rng.normal(size=64) for step in STEPS}
+    made["step8"] = made["step4"]
+    found = audit(*series(step2={"digest": "a"}, step8={"digest": "a"}), **made)
+    assert found.reason("step2") == "the same weights as step8, step4"
+
+
+def test_many_partners_are_counted_and_few_named() -> None:
+    few = audit(*series(**{f"step{step}": {"digest": "a"} for step in (2, 4, 8, 16)}))
+    assert few.reason("step4") == "the same weights as step16, step8, step2"
+    many = audit(*series(**{f"step{step}": {"digest": "a"} for step in (1, 2, 4, 8, 16)}))
+    assert many.reason("step4") == "the same weights as step16 and 3 more"
 
 
 def test_a_last_step_unlike_main_is_a_finding_that_names_who_holds_it() -> None:
@@ -136,6 +170,14 @@ def test_off_trend_is_judged_without_the_duplicates() -> None:
         "step3": ["duplicate"],
         "step10": ["duplicate"],
     }
+
+
+def test_a_checkpoint_without_a_step_is_on_no_path() -> None:
+    path = np.cumsum(np.random.default_rng(0).normal(size=(8, 64)), axis=0)
+    entries = [entry(-1, name="other"), *(entry(step) for step in range(7))]
+    projections = {one.name: place for one, place in zip(entries, path[[7, *range(7)]], strict=True)}
+    projections["other"] = path[6] + 1e-3
+    assert audit(*entries, **projections).flags == {}
 
 
 def test_no_path_is_said() -> None:

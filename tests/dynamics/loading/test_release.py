@@ -87,6 +87,22 @@ def test_weights_that_an_older_revision_shares_stay(hub: Hub, cache: Path, remot
     assert (file.exists(), before.read_bytes()) == (False, remote.branches["twin"][WEIGHTS])
 
 
+def test_weights_that_another_process_has_come_to_share_stay(hub: Hub, cache: Path, remote: Remote) -> None:
+    remote.branches["twin"] = step_files(1) | {"config.json": b"{ }"}
+    scan = Repository(ID, hub.endpoint, cache)
+    (file,) = fetched(scan, "step1")
+    (theirs,) = fetched(Repository(ID, hub.endpoint, cache), "twin")
+    scan.release("step1")
+    assert (file.exists(), theirs.read_bytes()) == (False, remote.branches["twin"][WEIGHTS])
+
+
+@pytest.mark.usefixtures("kind_of_cache")
+def test_what_is_in_the_cache_needs_no_room(hub: Hub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fetched(Repository(ID, hub.endpoint, cache), "step1")
+    monkeypatch.setattr("ontogeny.dynamics.loading.disk_space.MARGIN", 10**18)
+    assert fetched(Repository(ID, hub.endpoint, cache), "step1") == before
+
+
 @pytest.mark.usefixtures("kind_of_cache")
 @pytest.mark.parametrize("order", [("step1", "twin"), ("twin", "step1")])
 @pytest.mark.parametrize("same", ["weights", "commit"])
