@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 RATIO_OF_MEANS = "ratio of means"
+SOUND = ("ok", "unaudited")  # verdicts of checkpoints that curves and sentences may rest on
 
 
 class HasDataset(Protocol):
@@ -15,6 +16,13 @@ class HasDataset(Protocol):
 
     @property
     def dataset(self) -> xr.Dataset: ...
+
+
+def sound_checkpoints(dataset: xr.Dataset) -> np.ndarray:
+    """Whether each checkpoint is free of the audit's flags, (checkpoint,); all are, where there was no audit."""
+    if "verdict" not in dataset.coords:
+        return np.ones(dataset.sizes["checkpoint"], dtype=bool)
+    return np.isin(np.atleast_1d(dataset["verdict"].values), SOUND)
 
 
 def ratio_of_means(dataset: xr.Dataset) -> xr.DataArray:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
-from ontogeny.dataset import RATIO_OF_MEANS, HasDataset, ratio_of_means
+from ontogeny.dataset import RATIO_OF_MEANS, HasDataset, ratio_of_means, sound_checkpoints
 from ontogeny.errors import UsageError
 from ontogeny.fitting.emergence import EmergenceFit, fit_curves
 
@@ -20,7 +20,6 @@ RATIO = "massive_ratio"
 RATIO_OF = ("top_activation", "median_activation")
 PLACES = ("depth", "layer", "head")
 SELECTED = {"position": 0.0, "epsilon": 0.3, "rank": 1.0}
-SOUND = ("ok", "unaudited")
 CARRIED = ("source", "series", "ontogeny_version", "corpus", "corpus_fingerprint")
 CURVE = "exp(-beta t) (A1 log(t + tau0) + A2) + K"
 STEPS, VALUES = "steps", "values"
@@ -92,7 +91,7 @@ def _sound_checkpoints(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, int |
         )
     step = dataset["step"].values
     timed = step >= 0
-    trusted = np.isin(dataset["verdict"].values, SOUND) if "verdict" in dataset.coords else np.ones_like(timed)
+    trusted = sound_checkpoints(dataset)
     kept = np.flatnonzero(timed & trusted)
     kept = kept[np.argsort(step[kept], kind="stable")]
     left_out: dict[str, int | str] = {

@@ -227,7 +227,8 @@ def _flag_notice(dataset: xr.Dataset) -> str:
     if not flagged:
         return ""
     count = "1 checkpoint is" if flagged == 1 else f"{flagged} checkpoints are"
-    return f'<p class="notice">{count} flagged, and in no fit: <a href="#audit">see the audit</a>.</p>'
+    left_out = "flagged, and left out of fits and of what emerged"
+    return f'<p class="notice">{count} {left_out}: <a href="#audit">see the audit</a>.</p>'
 
 
 def _provenance(dataset: xr.Dataset) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import xarray as xr
 
+from ontogeny.dataset import sound_checkpoints
 from ontogeny.plots.axes import checkpoint_labels
 from ontogeny.plots.measurements import (
     EPSILON,
@@ -27,9 +28,14 @@ def summarise(dataset: xr.Dataset) -> list[str]:
     """Sentences, plain text (not escaped): sinks, their places and values, the massive ratio, the criterion, its sites.
 
     A sink counts as emerged where the sink rate of a head exceeds 0.5, massive activations where the ratio of a depth
-    grows at least twofold. What was not measured is said with the dataset's reason.
+    grows at least twofold. What was not measured is said with the dataset's reason. Checkpoints that the audit flags
+    are left out: a late step served early would have everything emerge there.
     """
     dataset = dataset_of(dataset)
+    sound = sound_checkpoints(dataset)
+    if not sound.any():
+        return ["The audit flags every checkpoint, so that nothing is said of what emerged."]
+    dataset = dataset.isel(checkpoint=sound)
     when = _occasions(dataset)
     parts = []
     if "sink_rate" in dataset:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import xarray as xr
 
+from ontogeny.dataset import SOUND
 from ontogeny.errors import OntogenyError
 from ontogeny.plots.axes import checkpoint_labels
 from ontogeny.plots.measurements import EPSILON, POSITION, massive_ratios, sink_rates
@@ -27,7 +28,6 @@ _FIT_COLUMNS = {  # variable: title, number format (none: text)
     "beta": ("β (1/step)", ".2e"),
     "tau0": ("τ₀ (steps)", ".3g"),
 }
-SOUND = ("ok", "unaudited")
 _NUMBER = ' class="number"'
 _ABSENT = "\N{EN DASH}"
 
@@ -102,7 +102,9 @@ def audit_summary(dataset: xr.Dataset) -> str:
     rows = flagged_checkpoints(dataset)
     names, verdicts, reasons = zip(*rows, strict=True) if rows else ((), (), ())
     columns = [Column("checkpoint", names), Column("verdict", verdicts), Column("why", reasons)]
-    table = html_table(columns, "Flagged checkpoints are drawn, and left out of every fit.") if rows else ""
+    table = (
+        html_table(columns, "Flagged checkpoints are drawn, and left out of fits and of what emerged.") if rows else ""
+    )
     findings = str(dataset.attrs.get("audit", ""))
     return "\n".join(filter(None, [table, f"<p>{html.escape(findings)}</p>" if findings else ""]))
 

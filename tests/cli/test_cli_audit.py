@@ -105,5 +105,8 @@ def test_a_fit_says_what_it_leaves_out(doubtful, tmp_path) -> None:
     page = tmp_path / "report.html"
     assert run("report", out, "--out", page).exit_code == 0
     text = page.read_text()
-    assert "2 checkpoints are flagged, and in no fit" in text and "the same weights as step4" in text
+    assert (
+        "2 checkpoints are flagged, and left out of fits and of what emerged" in text
+        and "the same weights as step4" in text
+    )
     assert "Left out, as flagged by the audit: step1 (duplicate); step4 (duplicate)." in text or "No curve of" in text

@@ -154,19 +154,28 @@ def test_files_that_cannot_grow_end_a_scan_with_one_sentence(series, tmp_path):
     assert list((tmp_path / "scan" / "checkpoints").iterdir()) == []
 
 
-@pytest.mark.parametrize(("number", "word"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
-def test_signals_end_a_download_that_hangs(tmp_path, number, word):
+@pytest.mark.parametrize(
+    ("number", "word", "request_of"),
+    [
+        (signal.SIGINT, "interrupted", "{step0}/model.safetensors"),
+        (signal.SIGTERM, "terminated", "{step0}/model.safetensors"),
+        (signal.SIGTERM, "terminated", "/tree/{step0}"),
+    ],
+    ids=["SIGINT-download", "SIGTERM-download", "SIGTERM-listing"],
+)
+def test_signals_end_a_request_that_hangs(tmp_path, number, word, request_of):
     folder = save_word_tokenizer(save_tiny(tmp_path / "model"))
     files = contents(folder)
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     with serve({"owner/tiny": Repository({"main": files, "step0": files, "step1": files})}) as hub:
-        hub.faults.append(Fault("model.safetensors", delay=120, times=10))
+        hanging = request_of.format(step0=hub.repositories["owner/tiny"].sha("step0"))
+        hub.faults.append(Fault(hanging, delay=120, times=10))
         environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
         environment.pop("HF_HUB_OFFLINE", None)
         command = [COMMAND[0], "-c", heed + COMMAND[2], "scan", "owner/tiny", "--out", str(tmp_path / "scan")]
         command += ["--corpus", "random", "--length", "20"]
         with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-            while not any("model.safetensors" in request for request in hub.requests):
+            while not any(hanging in request for request in hub.requests):
                 assert process.poll() is None, process.stdout.read()
                 time.sleep(0.02)
             process.send_signal(number)

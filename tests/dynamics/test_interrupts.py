@@ -105,6 +105,7 @@ def test_a_scan_that_fails_does_not_wait_for_a_download_that_hangs(tmp_path):
     with serve({"owner/tiny": Repository({"main": first, "step0": first, "step1": second})}) as hub:
         hub.faults.append(Fault(f"{hub.repositories['owner/tiny'].sha('step1')}/model", delay=120, times=20))
         environment = os.environ | {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "NO_PROXY": "*"}
+        environment |= {"HF_HUB_DOWNLOAD_TIMEOUT": "110"}
         environment.pop("HF_HUB_OFFLINE", None)
         program = f"{FULL_DISK}\nfrom ontogeny.cli.main import main\nmain()"
         command = [sys.executable, "-c", program, "scan", "owner/tiny", "--out", str(tmp_path / "scan")]

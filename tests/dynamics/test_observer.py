@@ -149,6 +149,19 @@ def test_a_failure_is_kept_on_disk_and_struck_out_when_a_resumed_training_measur
     assert list(ontogeny.open_scan(out).failures) == ["step0", "step3"] == list(resumed.scan.failures)
 
 
+@pytest.mark.parametrize("kept", ["in memory", "in a folder"])
+def test_a_training_that_begins_again_tries_what_failed(kept, tmp_path):
+    watching = ontogeny.Observer(None if kept == "in memory" else tmp_path / "scan", steps="all", **SMALL)
+    sound, bad = trainee("gpt2", noisy=False), trainee("gpt2", noisy=False)
+    bad.transformer.h[1].mlp.c_fc.weight.data.fill_(torch.nan)
+    with pytest.warns(UserWarning, match="step 0 of training was not measured"):
+        watching(bad, 0)
+    watching(bad, 1)
+    watching(sound, 0)
+    assert watching.scan.dataset.step.values.tolist() == [0]
+    assert list(watching.scan.failures) == ["step1"]
+
+
 def test_a_disk_that_cannot_be_written_stops_no_training(tmp_path, monkeypatch):
     out, watching, model = (
         tmp_path / "scan",
@@ -164,6 +177,7 @@ def test_a_disk_that_cannot_be_written_stops_no_training(tmp_path, monkeypatch):
         patch.setattr("xarray.Dataset.to_zarr", full)
         patch.setattr("pathlib.Path.write_text", full)
         watching(model, 1)
+    assert list(watching.scan.failures) == ["step1"]
     watching(model, 2)
     assert ontogeny.open_scan(out).dataset.step.values.tolist() == [0, 2]
     assert list(watching.scan.failures) == ["step1"]

@@ -125,3 +125,18 @@ def test_a_drained_sink_is_told_with_its_head() -> None:
 def test_short_sequences_make_no_claim() -> None:
     told = summarise(scan_dataset().assign_attrs(length=8))[0]
     assert told == "Sequences of 8 tokens are too short to tell an attention sink from even attention."
+
+
+def test_flagged_checkpoints_say_nothing_of_what_emerged() -> None:
+    dataset = scan_dataset()
+    dataset["sink_rate"][2] = 1.0  # a late step, served early
+    dataset["top_activation"][2] = 1e6
+    verdicts = np.array(["ok"] * 20, dtype=object)
+    verdicts[2] = "duplicate"
+    flagged = dataset.assign_coords(verdict=("checkpoint", verdicts))
+    without = dataset.isel(checkpoint=np.delete(np.arange(20), 2))
+    assert summarise(flagged) == summarise(without) != summarise(dataset)
+    verdicts[:] = "duplicate"
+    assert summarise(dataset.assign_coords(verdict=("checkpoint", verdicts))) == [
+        "The audit flags every checkpoint, so that nothing is said of what emerged."
+    ]
