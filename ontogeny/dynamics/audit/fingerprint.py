@@ -29,7 +29,7 @@ _OF_BLOCKS = 2**32  # where the counters of the blocks' own signs begin, beyond 
 def project_weights(model: nn.Module) -> np.ndarray:
     """The projections (64,) of the model's parameters, float64; tied ones count once, buffers do not.
 
-    On one machine the same weights give the same bits.
+    On one machine, with one number of threads, the same weights give the same bits.
     """
     parameters = [one for _, one in sorted(model.named_parameters()) if one.is_floating_point()]
     total, done = np.zeros(PROJECTIONS), 0

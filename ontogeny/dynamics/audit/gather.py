@@ -44,8 +44,11 @@ def gather(series: Series, selected: Collection[str] | None = None) -> Evidence:
             return _unknown(one, NOT_SELECTED)
         return _look(one)
 
-    with ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="ontogeny-audit") as pool:
+    pool = ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="ontogeny-audit")
+    try:
         entries = list(pool.map(look, wanted))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for a listing that hangs
     main = None if series.main is None else entries.pop()
     return Evidence(series.source, tuple(entries), main, whole=not _out_of_sight(series))
 
