@@ -66,7 +66,7 @@ class Case:
             num_hidden_layers=self.layers,
             num_attention_heads=self.heads,
             intermediate_size=4 * self.width,
-            initializer_range=4 / self.width**0.5,  # so that heads do not attend to all keys alike
+            initializer_range=1.5 / self.width**0.5,  # scores then vary by about 2, as those of trained heads do
         )
         for step in range(self.checkpoints):
             torch.manual_seed(step)
@@ -98,21 +98,25 @@ class Run:
 
 def run_alone(contender: str, case: Case, folder: Path, out: Path) -> Run:
     """Run a contender in a new process."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_prepare_process) as pool:
         return pool.submit(run, contender, case, folder, out).result()
 
 
-def run(contender: str, case: Case, folder: Path, out: Path) -> Run:
-    """Sweep the checkpoints in `folder`; the results go into the new folder `out`."""
+def _prepare_process() -> None:
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM, GPTNeoXForCausalLM
     from transformers.utils import logging
-
-    from ontogeny.dynamics.scan import scan
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.set_num_threads(THREADS)
+
+
+def run(contender: str, case: Case, folder: Path, out: Path) -> Run:
+    """Sweep the checkpoints in `folder`; the results go into the new folder `out`."""
+    from transformers import AutoModel, AutoModelForCausalLM, GPTNeoXForCausalLM
+
+    from ontogeny.dynamics.scan import scan
+
     assert GPTNeoXForCausalLM, "loaded before the clock starts"
     phases = dict.fromkeys(PHASES, 0.0)
     before, start = resident_mib("VmRSS"), time.perf_counter()
@@ -187,7 +191,10 @@ def resident_mib(field: str) -> float:
 
 
 def refuse_if_different(ours: Path, theirs: Path) -> None:
-    """Raise OntogenyError unless the script has every variable of the scan, each within 1e-4 of its largest value."""
+    """Raise OntogenyError unless the script has every variable of the scan, each within 1e-4 of its largest value.
+
+    Of magnitudes that are as close as that, rounding decides which is the larger: their places are not compared.
+    """
     import torch
 
     from ontogeny import OntogenyError, open_scan
@@ -201,12 +208,21 @@ def refuse_if_different(ours: Path, theirs: Path) -> None:
         if set(found) != set(measured):
             raise OntogenyError(f"expected the same variables, only one has {sorted(set(found) ^ set(measured))}")
         expected = {str(name): torch.from_numpy(values.values) for name, values in measured.items()}
+        tied = _tied(expected["top_activation"])
+        for name in ("top_position", "top_dimension"):
+            found[name] = np.where(tied, expected[name], found[name])
         refuse_if_wrong(
             f"the script on {checkpoint}",
             {name: torch.from_numpy(values).expand_as(expected[name]) for name, values in found.items()},
             expected,
             TOLERANCE,
         )
+
+
+def _tied(top: Any) -> np.ndarray:
+    """Of magnitudes (sequence, depth, rank), whether a neighbour is within the tolerance; the fourth is not known."""
+    close = np.asarray(top[..., :-1] - top[..., 1:] <= TOLERANCE * top[..., :-1])
+    return np.pad(close, ((0, 0), (0, 0), (0, 1)), constant_values=True) | np.pad(close, ((0, 0), (0, 0), (1, 0)))
 
 
 def bench(case: Case, rounds: int, contenders: tuple[str, ...] = CONTENDERS) -> dict[str, Any]:

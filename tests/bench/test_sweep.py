@@ -23,20 +23,16 @@ def sweep():
         module = importlib.util.module_from_spec(spec)
         patch.setitem(sys.modules, "sweep", module)
         spec.loader.exec_module(module)
-        module.THREADS = 1
         yield module
 
 
 @pytest.fixture(scope="module")
 def swept(sweep, tmp_path_factory):
     """A small case, swept by all contenders in this process."""
-    import torch
-
-    place, threads = tmp_path_factory.mktemp("sweep"), torch.get_num_threads()
+    place = tmp_path_factory.mktemp("sweep")
     case = sweep.Case("tiny", 2, 32, 4, 300, checkpoints=2, sequences=3, length=260, batch=2)
     case.save(place / "series")
     runs = {name: sweep.run(name, case, place / "series", place / str(i)) for i, name in enumerate(sweep.CONTENDERS)}
-    torch.set_num_threads(threads)
     return place, runs
 
 
