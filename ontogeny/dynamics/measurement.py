@@ -19,7 +19,7 @@ from ontogeny.dynamics.corpus import Corpus
 from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.progress import Progress
 from ontogeny.dynamics.settings import ScanSettings
-from ontogeny.probes import Probe
+from ontogeny.probes import Probes
 from ontogeny.version import __version__
 
 CHECKPOINT_COORDINATES = {
@@ -44,7 +44,7 @@ class Measurement:
     quantisation: str
     corpus: Corpus
     settings: ScanSettings
-    probes: dict[str, Probe]
+    probes: Probes
     batch_size: int
 
     def of(

@@ -40,7 +40,7 @@ def make_measurement(
     tokens = make_corpus(corpus, series, sequences=sequences, length=length, bos=bos)
     settings = ScanSettings(
         source=series.source,
-        probes=tuple(chosen),
+        probes=chosen.names,
         corpus_fingerprint=tokens.fingerprint,
         sequences=sequences,
         length=length,

@@ -8,9 +8,12 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.probes.batches import Batches
 from ontogeny.probes.capture import ATTENTION, Trace
+from ontogeny.probes.experiment import Experiment, UnavailableError
 from ontogeny.probes.probe import Probe, ProbeSettings
 from ontogeny.probes.registry import DEFINITIONS, make_probes
 from ontogeny.version import __version__
@@ -25,6 +28,9 @@ COORDINATES = {
     "sequence": ("sequence of the corpus", "1"),
     "rank": ("rank by magnitude", "1"),
     "epsilon": ("threshold of the sink score", "1"),
+    "moves": ("moves of a walk", "1"),
+    "intervention": ("what was changed", "1"),
+    "outcome": ("where the sink went", "1"),
 }
 
 
@@ -42,7 +48,7 @@ def measure(trace: Trace, probes: Sequence[str] | None = None, positions: int | 
         raise UsageError(f"positions: expected a whole number, at least 1, or None for all, got {positions!r}")
     kept = None if positions is None else min(positions, trace.length)
     chosen = make_probes([probes] if isinstance(probes, str) else probes, ProbeSettings(trace.length, kept))
-    dataset = label(chosen, [reduce_trace(chosen, trace)], trace)
+    dataset = label(chosen.traced, [reduce_trace(chosen.traced, trace)], trace)
     return dataset.assign_attrs(
         length=trace.length,
         positions="all" if kept is None else kept,
@@ -68,11 +74,29 @@ def reduce_trace(probes: Mapping[str, Probe], trace: Trace) -> dict[str, Arrays]
 def label(probes: Mapping[str, Probe], parts: Sequence[Mapping[str, Arrays]], trace: Trace) -> xr.Dataset:
     """Join the arrays of one or more traces, in order, and name them; `trace` is one of these, for the attributes."""
     datasets = [probes[name].dataset(_to_host([part[name] for part in parts])) for name in parts[0]]
-    joined = xr.merge(datasets, join="exact", combine_attrs="no_conflicts", compat="no_conflicts")
+    return joined(datasets).assign_attrs(attention=trace.attention, update_norm=trace.updates, **trace.notes)
+
+
+def run_experiments(
+    experiments: Mapping[str, Experiment], model: PreTrainedModel, batches: Batches, impl: str = "auto"
+) -> list[xr.Dataset]:
+    """What each experiment measures; of one that this model does not lend itself to, an attribute that says why."""
+    found = []
+    for name, experiment in experiments.items():
+        try:
+            found.append(experiment.run(model, batches, impl))
+        except UnavailableError as error:
+            found.append(xr.Dataset(attrs={name: f"unavailable: {error}"}))
+    return found
+
+
+def joined(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
+    """Datasets of one checkpoint as one, whose coordinates say what they are."""
+    whole = xr.merge(datasets, join="exact", combine_attrs="no_conflicts", compat="no_conflicts")
     for name, (long_name, units) in COORDINATES.items():
-        if name in joined.coords:
-            joined[name].attrs.update(long_name=long_name, units=units)
-    return joined.assign_attrs(attention=trace.attention, **trace.notes)
+        if name in whole.coords:
+            whole[name].attrs.update(long_name=long_name, units=units)
+    return whole
 
 
 def _to_host(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:

@@ -1,25 +1,58 @@
-"""Every probe, by name: a new one is a file beside this and a line in the table."""
+"""Every probe, by name: a new one is a file beside this and a line in a table."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ontogeny.errors import UsageError
+from ontogeny.probes.contexts import ContextsProbe
+from ontogeny.probes.experiment import Experiment
 from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
+from ontogeny.probes.secondary import SecondarySinksProbe
 from ontogeny.probes.sinks import SinksProbe
 from ontogeny.probes.waivers import WaiversProbe
+from ontogeny.probes.walks import WalksProbe
 
-PROBES: dict[str, type[Probe]] = {"sinks": SinksProbe, "waivers": WaiversProbe, "massive": MassiveProbe}
+PROBES: dict[str, type[Probe]] = {
+    "sinks": SinksProbe,
+    "secondary": SecondarySinksProbe,
+    "waivers": WaiversProbe,
+    "massive": MassiveProbe,
+    "contexts": ContextsProbe,
+    "walks": WalksProbe,
+}
+# They run the model again, several times over.
+EXPERIMENTS: dict[str, type[Experiment]] = {}
+DEFAULT = ("sinks", "secondary", "waivers", "massive")
 
-# Goes up whenever a number of any probe changes its meaning: scans of different definitions do not mix.
-DEFINITIONS = 1
+# Goes up whenever a number of any probe changes its meaning, or a probe gains one: scans of different definitions do
+# not mix.
+DEFINITIONS = 2
 
 
-def make_probes(names: Sequence[str] | None, settings: ProbeSettings) -> dict[str, Probe]:
-    """The named probes, None for all, in the table's order. Raises UsageError for a name that is not in it."""
-    wanted = list(PROBES) if names is None else names
-    unknown = [name for name in wanted if name not in PROBES]
+@dataclass(frozen=True)
+class Probes:
+    """The probes that were chosen: those that read traces, and those that run the model again."""
+
+    traced: dict[str, Probe]
+    experiments: dict[str, Experiment]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them, in the tables' order."""
+        return (*self.traced, *self.experiments)
+
+
+def make_probes(names: Sequence[str] | None, settings: ProbeSettings) -> Probes:
+    """The named probes, None for the default ones. Raises UsageError for a name that is in no table."""
+    known = [*PROBES, *EXPERIMENTS]
+    wanted = list(DEFAULT) if names is None else names
+    unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
-        raise UsageError(f"unknown probe {', '.join(unknown) or '(none given)'}: expected some of {', '.join(PROBES)}")
-    return {name: PROBES[name](settings) for name in PROBES if name in wanted}
+        raise UsageError(f"unknown probe {', '.join(unknown) or '(none given)'}: expected some of {', '.join(known)}")
+    return Probes(
+        traced={name: probe(settings) for name, probe in PROBES.items() if name in wanted},
+        experiments={name: experiment(settings) for name, experiment in EXPERIMENTS.items() if name in wanted},
+    )

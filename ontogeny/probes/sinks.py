@@ -24,6 +24,10 @@ CLASS_MEANINGS = "undefined I_global_average II_large_metastable III_medium_meta
 
 PAPER = "2410.10781"
 CLASS_PAPER = "2008.02217"
+ACT_PAPER = "2406.15765"
+FIRST_PAPER = "2504.02732"
+
+ACT_MULTIPLE = 5.0
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class SinksProbe:
     needs: ClassVar[frozenset[str]] = frozenset({ATTENTION})
 
     def reduce(self, trace: Trace) -> dict[str, Tensor]:
-        """Arrays (B, L, H), with a last axis of P key positions (`sink_score`) or R sampled rows (`support`).
+        """Arrays (B, L, H), with a last axis of P key positions (`sink_score`, `act_sink`) or R rows (`support`).
 
         NaN stands for what a sequence does not have: a key that no row sees, a row that sees no key.
         """
@@ -49,8 +53,11 @@ class SinksProbe:
             name: torch.stack([getattr(layer, name) for layer in trace.layers], dim=1).where(seeing, torch.nan)
             for name in ("entropy", "row_max", "participation", "mass", "distance")
         }
+        kept = slice(self.settings.positions)
         return {
-            "sink_score": scores.alpha[..., : self.settings.positions],
+            "sink_score": scores.alpha[..., kept],
+            "act_sink": (scores.alpha > ACT_MULTIPLE / tokens)[..., kept],
+            "first_token_share": _share_of_first(trace).where(seeing, torch.nan),
             "top_sink_position": top.indices.where(found, NO_SINK).to(torch.int32),
             "top_sink_score": top.values.where(found, torch.nan),
             "support": support.float().masked_fill(empty, torch.nan),
@@ -73,6 +80,20 @@ class SinksProbe:
             ),
             "sink_rate": variable(
                 f"epsilon {where}", rate, "share of sequences with a sink score above epsilon", "1", PAPER
+            ),
+            "act_sink_rate": variable(
+                where,
+                mean_where(there, arrays["act_sink"]),
+                "share of sequences with a sink score above 5 / tokens",
+                "1",
+                ACT_PAPER,
+            ),
+            "first_token_share": variable(
+                "layer head",
+                mean_where(~np.isnan(arrays["first_token_share"]), arrays["first_token_share"]),
+                "attention on the first token, mean over rows and sequences",
+                "1",
+                FIRST_PAPER,
             ),
             "top_sink_position": variable(
                 each, arrays["top_sink_position"], "key with the highest sink score", "tokens", PAPER, none=NO_SINK
@@ -106,12 +127,23 @@ class SinksProbe:
         }
         constants = {
             "top_sink_rows_needed": int(rows_needed(torch.tensor(self.settings.length))),
+            "act_sink_multiple": ACT_MULTIPLE,
             "support_share": SHARE,
             "head_class_bounds": list(CLASS_BOUNDS),
             "head_class_length": CLASS_LENGTH,
             "support_rows": list(sampled_rows(self.settings.length)),
         }
         return xr.Dataset(variables, coordinates, constants)
+
+
+def _share_of_first(trace: Trace) -> Tensor:
+    """The mean over a sequence's rows of their attention on its first token: (B, L, H)."""
+    shares = []
+    for layer in trace.layers:
+        first = (layer.visible_rows > 0).any(1).int().argmax(-1)
+        mass = layer.column_mass[torch.arange(len(first), device=first.device), :, first]
+        shares.append(mass / layer.tokens[:, None])
+    return torch.stack(shares, dim=1)
 
 
 def head_classes(share: np.ndarray, length: int) -> np.ndarray:

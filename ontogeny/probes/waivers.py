@@ -30,21 +30,23 @@ class WaiversProbe:
     needs: ClassVar[frozenset[str]] = frozenset({ATTENTION})
 
     def reduce(self, trace: Trace) -> dict[str, Tensor]:
-        """Arrays (B, L, H, P): the value norm over its mean, whether the key is a waiver, and whether a row sees it."""
+        """Arrays (B, L, H, P): norms over their mean, whether the key is a waiver, and whether a row sees it.
+
+        `update_norm` is among them where the trace has it.
+        """
         scores = sink_scores(trace)
         seen = scores.visible > 0
-        norm = torch.stack([layer.value_norm for layer in trace.layers], dim=1) * seen
-        relative = norm * seen.sum(-1, keepdim=True) / norm.sum(-1, keepdim=True)
+        relative = _relative([layer.value_norm for layer in trace.layers], seen)
         waiver = scores.eligible & (scores.alpha > WAIVER_EPSILON) & (relative < WAIVER_VALUE)
         kept = slice(self.settings.positions)
-        return {
-            "value_norm": relative[..., kept],
-            "waiver": waiver[..., kept],
-            "seen": seen[..., kept],
-        }
+        found = {"value_norm": relative[..., kept], "waiver": waiver[..., kept], "seen": seen[..., kept]}
+        updates = [layer.update_norm for layer in trace.layers if layer.update_norm is not None]
+        if len(updates) == len(trace.layers):
+            found["update_norm"] = _relative(updates, seen)[..., kept]
+        return found
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
-        """The variables `value_norm` and `waiver_rate`, over the sequences that have the key."""
+        """The variables of `waivers` in docs/dataset.md, over the sequences that have the key."""
         where = "layer head position"
         norm, waiver, seen = arrays["value_norm"], arrays["waiver"], arrays["seen"]
         variables = {
@@ -55,6 +57,20 @@ class WaiversProbe:
                 where, mean_where(seen, waiver), "share of sequences in which the key is a waiver", "1", THRESHOLD_PAPER
             ),
         }
+        if "update_norm" in arrays:
+            variables["update_norm"] = variable(
+                where,
+                mean_where(seen, arrays["update_norm"]),
+                "norm of the value behind the output projection over its mean over positions",
+                "1",
+                PAPER,
+            )
         _, layers, heads, positions = norm.shape
         coordinates = {"layer": np.arange(layers), "head": np.arange(heads), "position": np.arange(positions)}
         return xr.Dataset(variables, coordinates, {"waiver_epsilon": WAIVER_EPSILON, "waiver_value": WAIVER_VALUE})
+
+
+def _relative(norms: list[Tensor], seen: Tensor) -> Tensor:
+    """Norms (B, H, T) of each layer over their mean over the keys that a row sees: (B, L, H, T)."""
+    norm = torch.stack(norms, dim=1) * seen
+    return norm * seen.sum(-1, keepdim=True) / norm.sum(-1, keepdim=True)

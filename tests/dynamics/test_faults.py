@@ -17,8 +17,8 @@ import xarray as xr
 
 import ontogeny
 from ontogeny.dynamics import measure
-from ontogeny.dynamics.memory import is_out_of_memory
 from ontogeny.dynamics.store import StoreError
+from ontogeny.memory import is_out_of_memory
 from tests.checkpoint_folders import contents, save_tiny, save_word_tokenizer
 from tests.hub_server import Fault, Repository, serve
 from tests.scans import STEPS, Count

@@ -57,7 +57,7 @@ def test_what_is_assumed_is_noted(series, tmp_path):
 
 def test_a_scan_says_what_it_is(series):
     scan = ontogeny.scan(str(series), **SMALL)
-    assert repr(scan) == "<Scan of tiny: 4 checkpoints, 20 variables, 0 failed, at None>"
+    assert repr(scan) == "<Scan of tiny: 4 checkpoints, 36 variables, 0 failed, at None>"
 
 
 def test_steps_that_are_absent_are_said(series):

@@ -11,11 +11,13 @@ import torch
 import ontogeny
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.lens.layer import LayerTensors, layer_trace
+from ontogeny.probes.capture.routing import AskedOfLayer
 from tests.models import tiny, token_ids
 
 pytestmark = pytest.mark.skipif(find_spec("transformer_lens") is None, reason="needs pip install ontogeny[lens]")
 
 LENGTH = 24
+PROJECTION = torch.nn.Linear(8, 8)
 FAMILIES = ["gpt2", "gpt_neox", "llama", "mistral", "gemma2"]
 
 
@@ -75,7 +77,7 @@ def plain_layer(**changes):
 
 
 def test_a_plain_layer_is_measured():
-    trace, valid = layer_trace("layer 0", plain_layer(), keep_map=True)
+    trace, valid = layer_trace("layer 0", plain_layer(), AskedOfLayer(keep_map=True), PROJECTION)
     assert valid.all() and (trace.visible_rows[0, 0] == torch.arange(6, 0, -1)).all()
 
 
@@ -92,7 +94,7 @@ def test_a_plain_layer_is_measured():
 )
 def test_a_layer_that_is_not_plain_attention_is_refused(changes, message):
     with pytest.raises(OntogenyError, match=message):
-        layer_trace("layer 0", plain_layer(**changes), keep_map=False)
+        layer_trace("layer 0", plain_layer(**changes), AskedOfLayer(), PROJECTION)
 
 
 def test_weights_that_are_not_finite_are_named_as_such(boot):

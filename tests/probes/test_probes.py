@@ -280,16 +280,16 @@ def test_layers_with_different_numbers_of_heads_are_refused():
     layer = trace.layers[0]
     narrow = replace(layer, column_mass=layer.column_mass[:, :2], visible_rows=layer.visible_rows[:, :2])
     uneven = Trace([Pass(trace.length, (narrow, *trace.layers[1:]), trace.depths, trace.attention)])
-    for probe in make_probes(["sinks", "waivers"], ProbeSettings(20)).values():
+    for probe in make_probes(["sinks", "waivers"], ProbeSettings(20)).traced.values():
         with pytest.raises(OntogenyError, match="between 2 and 4 heads"):
             probe.reduce(uneven)
 
 
 def test_probes_come_in_the_tables_order_and_once():
-    assert list(make_probes(["massive", "sinks", "massive"], ProbeSettings(20))) == ["sinks", "massive"]
-    assert list(make_probes(None, ProbeSettings(20))) == ["sinks", "waivers", "massive"]
+    assert make_probes(["massive", "sinks", "massive"], ProbeSettings(20)).names == ("sinks", "massive")
+    assert make_probes(None, ProbeSettings(20)).names == ("sinks", "secondary", "waivers", "massive")
 
 
 def test_unknown_probes_are_refused():
-    with pytest.raises(UsageError, match="unknown probe waives: expected some of sinks, waivers, massive"):
+    with pytest.raises(UsageError, match="unknown probe waives: expected some of sinks, secondary, waivers, massive"):
         make_probes(["sinks", "waives"], ProbeSettings(64))

@@ -15,8 +15,8 @@ from ontogeny.dynamics.loading.filling import fill, fitting_class, named_class
 from ontogeny.dynamics.loading.gguf import read_gguf_model
 from ontogeny.dynamics.loading.quiet import reading
 from ontogeny.dynamics.loading.weights import ADVICE, Weights, in_memory, read_state_dict, read_weights, some
-from ontogeny.dynamics.memory import is_out_of_memory
 from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.memory import is_out_of_memory
 
 _DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

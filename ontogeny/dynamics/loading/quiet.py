@@ -8,8 +8,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from ontogeny.dynamics.memory import is_out_of_memory
 from ontogeny.errors import OntogenyError
+from ontogeny.memory import is_out_of_memory
 
 _LONGEST_REASON = 240
 

@@ -8,8 +8,10 @@ from ontogeny.probes.capture.lens import trace_of
 from ontogeny.probes.capture.trace import (
     ATTENTION,
     CAPTURED,
+    CONTEXTS,
     NOT_ASKED,
     RESIDUAL,
+    WALKS,
     AttentionTrace,
     Pass,
     ResidualTrace,
@@ -19,8 +21,10 @@ from ontogeny.probes.capture.trace import (
 __all__ = [
     "ATTENTION",
     "CAPTURED",
+    "CONTEXTS",
     "NOT_ASKED",
     "RESIDUAL",
+    "WALKS",
     "AttentionTrace",
     "Pass",
     "ResidualTrace",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,10 +16,11 @@ from ontogeny.errors import OntogenyError
 from ontogeny.kernels import attention, attention_stats
 from ontogeny.probes.capture.masks import Pattern, Visibility, read_pattern
 from ontogeny.probes.capture.reduce import reduce_attention
-from ontogeny.probes.capture.routing import NAME, Route, route_through, running
+from ontogeny.probes.capture.routing import NAME, AskedOfLayer, Route, route_through, running
 from ontogeny.probes.capture.settings import AttentionSettings
 from ontogeny.probes.capture.support import RealRows
 from ontogeny.probes.capture.trace import AttentionTrace
+from ontogeny.probes.capture.walks import walk_entropy
 
 # Arguments that models hand to every attention function and that leave the scores alone.
 HARMLESS = frozenset(
@@ -68,12 +72,16 @@ def _attention(
     }
     query, key, value = (_autocast(one) for one in (query, key, value))
     with _without_autocast(query.device.type):
-        if route.recorder is None:
-            output = attention(query, key, value, **call)
+        if route.edit is not None:
+            output = _edited(query, key, value, call, partial(route.edit, route.layer_of(module)))
+        elif route.recorder is not None:
+            output, trace = _measured(query, key, value, call, settings, route.recorder.asks(module))
         else:
-            output, trace = _measured(query, key, value, call, settings, route.recorder.keeps_map(module))
-            route.recorder.record(module, trace)
-    return output.transpose(1, 2).contiguous(), None
+            output = attention(query, key, value, **call)
+    handed_on = output.transpose(1, 2).contiguous()
+    if route.recorder is not None:
+        route.recorder.record(module, trace, handed_on, value)
+    return handed_on, None
 
 
 def _autocast(tensor: Tensor) -> Tensor:
@@ -88,8 +96,18 @@ def _without_autocast(kind: str) -> AbstractContextManager[Any]:
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
+def _edited(
+    query: Tensor, key: Tensor, value: Tensor, call: dict[str, Any], edit: Callable[[Tensor], Tensor]
+) -> Tensor:
+    every = torch.arange(query.shape[2], device=query.device)
+    attention_map = attention_stats(query, key, value, **call, rows=every).rows
+    assert attention_map is not None
+    weights = edit(attention_map)
+    return (weights @ value.to(weights.dtype).repeat_interleave(query.shape[1] // key.shape[1], 1)).to(query.dtype)
+
+
 def _measured(
-    query: Tensor, key: Tensor, value: Tensor, call: dict[str, Any], settings: AttentionSettings, keep_map: bool
+    query: Tensor, key: Tensor, value: Tensor, call: dict[str, Any], settings: AttentionSettings, asked: AskedOfLayer
 ) -> tuple[Tensor, AttentionTrace]:
     """A layer's output and what its trace keeps; `call` are the arguments that decide its scores."""
     batch, heads, length, _ = query.shape
@@ -99,18 +117,28 @@ def _measured(
         sampled = RealRows.whole(batch, length, query.device)
     else:
         sampled = RealRows.of(valid)
-    asked = torch.arange(length, device=query.device) if keep_map else sampled.asked
-    stats = attention_stats(query, key, value, **call, rows=asked, impl=settings.impl, output=settings.output)
+    stats = attention_stats(
+        query,
+        key,
+        value,
+        **call,
+        rows=torch.arange(length, device=query.device) if asked.whole else sampled.asked,
+        columns=torch.tensor(asked.columns, device=query.device) if asked.columns else None,
+        impl=settings.impl,
+        output=settings.output,
+    )
     assert stats.rows is not None
     seen = Visibility(Pattern(call["causal"], call["window"]), valid, heads, settings.mask_mod)
     trace = reduce_attention(
         stats,
-        rows=sampled.pick(stats.rows[:, :, sampled.asked] if keep_map else stats.rows),
+        rows=sampled.pick(stats.rows[:, :, sampled.asked] if asked.whole else stats.rows),
         row_length=sampled.pick(seen.of_rows(sampled.asked).sum(-1)),
         seeing=seen.seeing_rows(),
         valid=valid,
-        whole=stats.rows if keep_map else None,
+        whole=stats.rows if asked.keep_map else None,
     )
+    if asked.walk_ids is not None:
+        trace = replace(trace, walk_entropy=walk_entropy(stats.rows, asked.walk_ids, valid))
     return stats.output, trace
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
@@ -21,9 +21,10 @@ from ontogeny.probes.capture.finite import require_finite
 from ontogeny.probes.capture.inputs import PassInputs
 from ontogeny.probes.capture.lens import LensRecorder, as_bridge
 from ontogeny.probes.capture.recorder import ModelRecorder, PassRecorder, Wanted
-from ontogeny.probes.capture.trace import ATTENTION, RESIDUAL, Trace
+from ontogeny.probes.capture.trace import ATTENTION, CONTEXTS, RESIDUAL, WALKS, Trace
 
-EVERYTHING = frozenset({ATTENTION, RESIDUAL})
+USUAL = frozenset({ATTENTION, RESIDUAL})
+EVERYTHING = USUAL | {CONTEXTS, WALKS}
 
 _captured: WeakSet[nn.Module] = WeakSet()
 
@@ -32,9 +33,10 @@ _captured: WeakSet[nn.Module] = WeakSet()
 def capture(
     model: Any,
     *,
-    needs: Collection[str] = EVERYTHING,
+    needs: Collection[str] = USUAL,
     on_block: Callable[[int], None] | None = None,
     maps: Collection[int] = (),
+    columns: Sequence[int] = (),
     impl: Implementation = "auto",
     output: Output = "fused",
 ) -> Iterator[Trace]:
@@ -44,10 +46,12 @@ def capture(
     as you like, on whole sequences of one length, with `attention_mask` (B, T) where there is padding; the batches are
     joined in the trace. A pass that raises leaves nothing in it.
 
-    `needs` names what to record: `attention`, `residual`. `maps` names layers whose whole (B, H, T, T) map to keep; no
-    other is. `on_block` is told the index of each block as a pass leaves it. `impl` and `output` are handed to
-    `attention_stats`: with `output="sdpa"` a model set to sdpa computes at its tokens, to the bit, what it computes
-    unhooked (padding gives other numbers, which reach no token).
+    `needs` names what to record: `attention`, `residual`; on request `contexts` and `walks`, which take the residual
+    stream, or whole maps of one layer at a time, further. `maps` names layers whose whole (B, H, T, T) map to keep; no
+    other is. `columns` names keys whose column of every layer's map to keep, (B, H, T, C). `on_block` is told the index
+    of each block as a pass leaves it. `impl` and `output` are handed to `attention_stats`: with `output="sdpa"` a model
+    set to sdpa computes at its tokens, to the bit, what it computes unhooked (padding gives other numbers, which reach
+    no token).
 
     Inside, the model is in evaluation mode and under `torch.no_grad()`. On leaving, also by an exception, its hooks,
     attention implementations, training flags and the gradient mode are as they were. Where the attention cannot be
@@ -56,7 +60,7 @@ def capture(
     Raises OntogenyError for a model of another kind, for one that is being captured already, and from within a pass
     where a part of it would be missed or misread, a key-value cache is used, or activations are not finite.
     """
-    wanted = _wanted(needs, maps, on_block)
+    wanted = _wanted(needs, maps, columns, on_block)
     recorder = _recorder(model, wanted, impl, output)
     if recorder.base in _captured:
         raise OntogenyError(
@@ -86,7 +90,9 @@ def is_captured(base: nn.Module) -> bool:
     return base in _captured
 
 
-def _wanted(needs: Collection[str], maps: Collection[int], on_block: Callable[[int], None] | None) -> Wanted:
+def _wanted(
+    needs: Collection[str], maps: Collection[int], columns: Sequence[int], on_block: Callable[[int], None] | None
+) -> Wanted:
     names = [needs] if isinstance(needs, str) else needs
     if not isinstance(names, Collection) or not all(isinstance(one, str) for one in names):
         raise OntogenyError(f"needs: expected some of {', '.join(sorted(EVERYTHING))}, got {needs!r}")
@@ -95,9 +101,9 @@ def _wanted(needs: Collection[str], maps: Collection[int], on_block: Callable[[i
     asked = frozenset(names)
     if not asked or asked - EVERYTHING:
         raise OntogenyError(f"needs: expected some of {', '.join(sorted(EVERYTHING))}, got {', '.join(sorted(asked))}")
-    if maps and ATTENTION not in asked:
+    if (maps or columns) and ATTENTION not in asked:
         raise OntogenyError("maps: expected `attention` among the needs, since maps are kept as it is recorded")
-    return Wanted(asked, frozenset(maps), on_block)
+    return Wanted(asked, frozenset(maps), tuple(columns), on_block)
 
 
 def _recorder(model: Any, wanted: Wanted, impl: Implementation, output: Output) -> PassRecorder:

@@ -43,6 +43,12 @@ class PassInputs:
         place = self._places.get(name, len(self._args))
         return self._args[place] if place < len(self._args) else self.kwargs.get(name)
 
+    @property
+    def token_ids(self) -> Tensor | None:
+        """The token ids (B, T), None for a pass that is given none."""
+        ids = self.get("input_ids")
+        return ids if isinstance(ids, Tensor) and ids.ndim == 2 else None
+
     def _put(self, name: str, value: Any) -> None:
         place = self._places.get(name, len(self._args))
         if place < len(self._args):

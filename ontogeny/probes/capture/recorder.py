@@ -2,32 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ontogeny.errors import OntogenyError
 from ontogeny.kernels.attention import Implementation
 from ontogeny.kernels.inputs import Output
+from ontogeny.probes.capture.contexts import EqualTokens
 from ontogeny.probes.capture.inputs import PassInputs
 from ontogeny.probes.capture.modules import find_attention, find_blocks, find_owner, outside_the_interface
+from ontogeny.probes.capture.projection import UpdateNorms
 from ontogeny.probes.capture.residual import ResidualRecorder
-from ontogeny.probes.capture.routing import ADVICE, Route, route_of, routed
+from ontogeny.probes.capture.routing import ADVICE, AskedOfLayer, Route, route_of, routed
 from ontogeny.probes.capture.settings import AttentionSettings
-from ontogeny.probes.capture.trace import ATTENTION, CAPTURED, NOT_ASKED, RESIDUAL, AttentionTrace, Pass
+from ontogeny.probes.capture.trace import (
+    ATTENTION,
+    CAPTURED,
+    CONTEXTS,
+    NOT_ASKED,
+    RESIDUAL,
+    WALKS,
+    AttentionTrace,
+    Pass,
+)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a capture is asked for: parts of the trace, layers whose map to keep, and whom to tell of each block."""
+    """What a capture is asked for: parts of the trace, maps and their columns to keep, and whom to tell of each block.
+
+    `maps` are layers, `columns` are keys, of every layer's map.
+    """
 
     needs: frozenset[str]
-    maps: frozenset[int]
-    on_block: Callable[[int], None] | None
+    maps: frozenset[int] = frozenset()
+    columns: tuple[int, ...] = ()
+    on_block: Callable[[int], None] | None = None
+
+    @property
+    def attention(self) -> bool:
+        """Whether something of the attention is."""
+        return bool(self.needs & {ATTENTION, WALKS})
+
+    @property
+    def residual(self) -> bool:
+        """Whether something of the residual stream is."""
+        return bool(self.needs & {RESIDUAL, CONTEXTS})
+
+    def equal_tokens(self, inputs: PassInputs) -> EqualTokens | None:
+        """The pairs of equal tokens of a pass, where its states are to be compared.
+
+        Raises OntogenyError where something about tokens is asked for of a pass that was given none.
+        """
+        ids = inputs.token_ids
+        if ids is None and self.needs & {CONTEXTS, WALKS}:
+            raise OntogenyError(
+                f"{inputs.name} was given no token ids, which `contexts` and `walks` are about: leave them out"
+            )
+        return EqualTokens.find(ids, inputs.valid) if ids is not None and CONTEXTS in self.needs else None
 
     def refuse_absent_layers(self, layers: int) -> None:
         """Raise OntogenyError where a map is asked for of a layer that the model does not have."""
@@ -59,32 +96,43 @@ class PassRecorder(Protocol):
 class AttentionRecorder:
     """Keeps one `AttentionTrace` for each attention module of a pass."""
 
-    def __init__(self, modules: list[nn.Module], maps: Collection[int] = ()) -> None:
+    def __init__(self, modules: list[nn.Module], blocks: list[nn.Module], wanted: Wanted) -> None:
         self.modules = modules
-        self.maps = {modules[index] for index in maps}
-        self.begin()
+        self.wanted = wanted
+        self.norms = UpdateNorms(blocks)
+        self.begin(None)
 
-    def begin(self) -> None:
-        """A pass begins; what an unfinished one left is dropped."""
+    def begin(self, ids: Tensor | None) -> None:
+        """A pass on the token ids (B, T) begins; what an unfinished one left is dropped."""
+        self.ids = ids
         self.traces: dict[nn.Module, list[AttentionTrace]] = {module: [] for module in self.modules}
+        self.norms.begin()
 
     @property
     def ran(self) -> bool:
         """Whether any attention module came by."""
         return any(self.traces.values())
 
-    def keeps_map(self, module: nn.Module) -> bool:
-        """Whether the whole map of this module was asked for."""
-        return module in self.maps
+    def asks(self, module: nn.Module) -> AskedOfLayer:
+        """What is to be kept of this module's map; one that no block owns raises OntogenyError."""
+        keep_map = self._layer(module) in self.wanted.maps
+        return AskedOfLayer(keep_map, self.wanted.columns, self.ids if WALKS in self.wanted.needs else None)
 
-    def record(self, module: nn.Module, trace: AttentionTrace) -> None:
-        """Keep one call's trace; a module that no block owns raises OntogenyError."""
+    def record(self, module: nn.Module, trace: AttentionTrace, output: Tensor, value: Tensor) -> None:
+        """Keep one call's trace; `output` (B, T, H, dv) is what the call hands on, mixed of `value` (B, Hkv, T, dv)."""
+        self.traces[module].append(trace)
+        self.norms.attended(self._layer(module), output, value, output.shape[2])
+
+    def _layer(self, module: nn.Module) -> int:
         if module not in self.traces:
             raise OntogenyError(f"attention ran in {type(module).__name__}, which is no block's own attention module")
-        self.traces[module].append(trace)
+        return next(index for index, one in enumerate(self.modules) if one is module)
 
-    def finish(self) -> tuple[AttentionTrace, ...]:
-        """The traces in the order of the blocks. Raises OntogenyError unless each module ran exactly once."""
+    def finish(self) -> tuple[tuple[AttentionTrace, ...], str]:
+        """The traces in the order of the blocks, and whether the norms of W_O v are among them.
+
+        Raises OntogenyError unless each module ran exactly once.
+        """
         wrong = [(i, len(self.traces[m])) for i, m in enumerate(self.modules) if len(self.traces[m]) != 1]
         if wrong:
             layer, calls = wrong[0]
@@ -92,7 +140,11 @@ class AttentionRecorder:
                 f"the attention of layer {layer} was seen {calls} times in one pass, expected once "
                 f"({len(wrong)} of {len(self.modules)} layers are so): its statistics would be wrong; {ADVICE}"
             )
-        return tuple(self.traces[module][0] for module in self.modules)
+        traces = tuple(self.traces[module][0] for module in self.modules)
+        norms = self.norms.finish()
+        if isinstance(norms, str):
+            return traces, norms
+        return tuple(replace(trace, update_norm=norm) for trace, norm in zip(traces, norms, strict=True)), CAPTURED
 
 
 class ModelRecorder:
@@ -104,9 +156,9 @@ class ModelRecorder:
         self.blocks = find_blocks(self.whole)
         self.base = find_owner(self.whole, self.blocks)
         wanted.refuse_absent_layers(len(self.blocks))
-        found = find_attention(self.whole, self.blocks) if ATTENTION in wanted.needs else NOT_ASKED
+        found = find_attention(self.whole, self.blocks) if wanted.attention else NOT_ASKED
         self.reason = found if isinstance(found, str) else CAPTURED
-        self.attention = None if isinstance(found, str) else AttentionRecorder(found, wanted.maps)
+        self.attention = None if isinstance(found, str) else AttentionRecorder(found, self.blocks, wanted)
         outer = route_of(self.base)
         settings = AttentionSettings() if outer is None else outer.settings
         self.route = Route(
@@ -122,7 +174,8 @@ class ModelRecorder:
         with ExitStack() as hooks:
             if self.attention is not None:
                 hooks.enter_context(routed(self.base, self.route))
-            if RESIDUAL in self.wanted.needs:
+                hooks.enter_context(self.attention.norms.hooked())
+            if self.wanted.residual:
                 hooks.enter_context(self.residual.hooked(self.blocks))
             if self.wanted.on_block is not None:
                 hooks.enter_context(_announced(self.blocks, self.wanted.on_block))
@@ -130,22 +183,23 @@ class ModelRecorder:
 
     def begin(self, inputs: PassInputs) -> None:
         """A pass begins; what an unfinished one left is dropped."""
-        self.residual.begin(inputs.valid)
+        self.ids = inputs.token_ids
+        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs))
         if self.attention is not None:
-            self.attention.begin()
+            self.attention.begin(self.ids)
 
     def finish(self) -> Pass:
         """What the pass left behind. Raises OntogenyError unless every attention module and block was seen once."""
-        depths = self.residual.finish(len(self.blocks)) if RESIDUAL in self.wanted.needs else ()
+        depths = self.residual.finish(len(self.blocks)) if self.wanted.residual else ()
         layers: tuple[AttentionTrace, ...] = ()
-        reason = self.reason
+        reason = updates = self.reason
         if self.attention is not None:
             if self.attention.ran or self.route.masks.in_flight:
-                layers = self.attention.finish()
+                layers, updates = self.attention.finish()
             else:
-                reason = outside_the_interface(self.whole)
+                reason = updates = outside_the_interface(self.whole)
         length = layers[0].column_mass.shape[-1] if layers else self.residual.length
-        return Pass(length, layers, depths, reason)
+        return Pass(length, layers, depths, reason, updates, self.ids)
 
 
 @contextmanager

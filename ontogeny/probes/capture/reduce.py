@@ -32,4 +32,5 @@ def reduce_attention(
         row_length=row_length,
         tokens=valid.sum(1, dtype=torch.int32),
         map=whole,
+        columns=stats.columns,
     )

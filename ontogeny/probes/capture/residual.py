@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ontogeny.errors import OntogenyError
+from ontogeny.probes.capture.contexts import EqualTokens
 from ontogeny.probes.capture.trace import ResidualTrace
 
 RANKS = 3
@@ -21,16 +22,20 @@ class ResidualRecorder:
     def __init__(self) -> None:
         self.begin(None)
 
-    def begin(self, valid: Tensor | None) -> None:
-        """A pass begins, whose padding is where `valid` (B, T) is False; what an unfinished one left is dropped."""
+    def begin(self, valid: Tensor | None, equal: EqualTokens | None = None) -> None:
+        """A pass begins, whose padding is where `valid` (B, T) is False; what an unfinished one left is dropped.
+
+        With the pairs of `equal` tokens, the distances of their states are taken too.
+        """
         self.valid = valid
+        self.equal = equal
         self.length = 0
         self.depths: list[ResidualTrace] = []
 
     def record(self, hidden: Tensor) -> None:
         """The next depth: hidden (B, T, d)."""
         self.length = hidden.shape[1]
-        self.depths.append(reduce_residual(hidden, self.valid))
+        self.depths.append(reduce_residual(hidden, self.valid, self.equal))
 
     def finish(self, blocks: int) -> tuple[ResidualTrace, ...]:
         """All depths. Raises OntogenyError unless each of the blocks was seen once."""
@@ -59,13 +64,14 @@ class ResidualRecorder:
         self.record(output[0] if isinstance(output, tuple) else output)
 
 
-def reduce_residual(hidden: Tensor, valid: Tensor | None = None) -> ResidualTrace:
-    """The three largest magnitudes of each sequence, their places, and the lower median of all; hidden (B, T, d).
+def reduce_residual(hidden: Tensor, valid: Tensor | None = None, equal: EqualTokens | None = None) -> ResidualTrace:
+    """What a trace keeps of the residual stream at one depth; hidden (B, T, d).
 
     In float32 at least: magnitudes above float16's range exist (arXiv 2402.17762). Of equal magnitudes (a token that
     comes again, at depth 0) the earliest place counts first. `valid` (B, T) leaves padding out.
     """
-    size = hidden.abs() if hidden.dtype == torch.float64 else hidden.float().abs()
+    state = hidden if hidden.dtype == torch.float64 else hidden.float()
+    size = state.abs()
     if valid is not None:
         size = size.masked_fill(~valid[..., None], -1.0)
     if valid is None:
@@ -74,12 +80,27 @@ def reduce_residual(hidden: Tensor, valid: Tensor | None = None) -> ResidualTrac
         median = torch.stack([row[keep].median() for row, keep in zip(size, valid, strict=True)])
     values, indices = _largest(size.flatten(1), RANKS)
     width = hidden.shape[-1]
+    nearest, mean = (None, None) if equal is None else equal.distances(state)
     return ResidualTrace(
         top_activation=values,
         top_position=(indices // width).to(torch.int32),
         top_dimension=(indices % width).to(torch.int32),
         median_activation=median,
+        first_cosine=_first_cosine(state, valid),
+        saturated=values[:, 0] >= torch.finfo(hidden.dtype).max / 2,
+        context_nearest=nearest,
+        context_mean=mean,
     )
+
+
+def _first_cosine(state: Tensor, valid: Tensor | None) -> Tensor:
+    """The cosine (B, T) between each state and that of the first token; 0 where a state is zero, NaN at padding."""
+    place = torch.zeros(len(state), dtype=torch.long, device=state.device) if valid is None else valid.int().argmax(1)
+    every = torch.arange(len(state), device=state.device)
+    norm = torch.linalg.vector_norm(state, dim=-1)
+    unit = state[every, place] / norm[every, place, None].clamp_min(torch.finfo(norm.dtype).tiny)
+    cosine = torch.linalg.vecdot(state, unit[:, None]) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    return cosine if valid is None else cosine.masked_fill(~valid, torch.nan)
 
 
 def _largest(flat: Tensor, ranks: int) -> tuple[Tensor, Tensor]:

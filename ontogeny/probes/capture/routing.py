@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,12 +26,29 @@ TRAINING_ADVICE = (
 )
 
 
+@dataclass(frozen=True)
+class AskedOfLayer:
+    """What is to be kept of a layer's map: all of it, some keys' columns, walks over the tokens `walk_ids` (B, T)."""
+
+    keep_map: bool = False
+    columns: tuple[int, ...] = ()
+    walk_ids: Tensor | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether the whole map is needed for that."""
+        return self.keep_map or self.walk_ids is not None
+
+
 class Recorder(Protocol):
     """Takes in what each attention module of a pass leaves behind."""
 
-    def keeps_map(self, module: nn.Module) -> bool: ...
+    def asks(self, module: nn.Module) -> AskedOfLayer: ...
 
-    def record(self, module: nn.Module, trace: AttentionTrace) -> None: ...
+    def record(self, module: nn.Module, trace: AttentionTrace, output: Tensor, value: Tensor) -> None: ...
+
+
+Edit = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -92,12 +109,14 @@ class IssuedMasks:
 class Route:
     """One model's attention: how it is computed, the masks of its passes, and who records it, if anyone does.
 
-    `layers` are the attention modules in the order of the blocks.
+    `layers` are the attention modules in the order of the blocks. `edit`, of a layer's index and its map (B, H, T, T),
+    gives the map that the layer mixes its values by in its place.
     """
 
     settings: AttentionSettings
     recorder: Recorder | None = None
     layers: Sequence[nn.Module] = ()
+    edit: Edit | None = None
     masks: IssuedMasks = field(default_factory=IssuedMasks)
 
     @property
@@ -110,7 +129,11 @@ class Route:
         sinks = self.settings.sinks
         if not isinstance(sinks, Tensor) or sinks.ndim < 2:
             return sinks
-        return sinks[next(index for index, layer in enumerate(self.layers) if layer is module)]
+        return sinks[self.layer_of(module)]
+
+    def layer_of(self, module: nn.Module) -> int:
+        """The index of this attention module's block."""
+        return next(index for index, layer in enumerate(self.layers) if layer is module)
 
 
 # The base whose forward runs, for masks, which know no module; every module of a routed base, for its attention, which

@@ -13,6 +13,8 @@ from ontogeny.errors import OntogenyError
 
 ATTENTION = "attention"
 RESIDUAL = "residual"
+CONTEXTS = "contexts"
+WALKS = "walks"
 
 CAPTURED = "captured"
 NOT_ASKED = "not asked for"
@@ -28,7 +30,11 @@ class AttentionTrace:
 
     `support` (B, H, R): the least number of keys whose attention sums to 0.90 of the row; `row_length` (B, H, R): how
     many keys that row may see, 0 where a sequence has no such row. `tokens` (B,): how many tokens of the sequence are
-    no padding. `map` (B, H, T, T): the attention of each query to each key, None unless the layer was asked for.
+    no padding.
+
+    `update_norm` (B, H, T): the norm of W_O v of each key and query head, None where the output projection cannot be
+    seen. The rest is None unless it was asked for: `map` (B, H, T, T), the attention of each query to each key;
+    `columns` (B, H, T, C), that to some keys; `walk_entropy` (B, H, M), see `probes.capture.walks`.
     """
 
     column_mass: Tensor
@@ -42,7 +48,10 @@ class AttentionTrace:
     support: Tensor
     row_length: Tensor
     tokens: Tensor
+    update_norm: Tensor | None = None
     map: Tensor | None = None
+    columns: Tensor | None = None
+    walk_entropy: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,13 +59,21 @@ class ResidualTrace:
     """The residual stream at one depth, over all positions and dimensions of a sequence.
 
     `top_activation`, `top_position`, `top_dimension` (B, 3): the three largest magnitudes and where they sit, largest
-    first; `median_activation` (B,): the lower median of the magnitudes.
+    first; `median_activation` (B,): the lower median of the magnitudes. `first_cosine` (B, T): the cosine between the
+    state of each token and that of the sequence's first, NaN at padding. `saturated` (B,): whether the largest
+    magnitude is at least half of the largest number of the states' dtype, so that a sum of two would overflow.
+
+    None unless asked for: `context_nearest` and `context_mean` (B,), see `probes.capture.contexts`.
     """
 
     top_activation: Tensor
     top_position: Tensor
     top_dimension: Tensor
     median_activation: Tensor
+    first_cosine: Tensor
+    saturated: Tensor
+    context_nearest: Tensor | None = None
+    context_mean: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -67,14 +84,17 @@ class Pass:
     layers: tuple[AttentionTrace, ...]
     depths: tuple[ResidualTrace, ...]
     attention: str
+    updates: str = NOT_ASKED
+    ids: Tensor | None = None
 
 
 class Trace:
     """The passes captured so far, joined along the sequences.
 
     `layers` holds L attention traces and `depths` L + 1 residual traces; either is empty where it was not asked for.
-    `attention` is `captured`, else `layers` is empty: `not asked for`, or `unavailable: ` and the reason. `length` is
-    T. `notes` are facts about the model that a dataset made of the trace carries as attributes.
+    `attention` is `captured`, else `layers` is empty: `not asked for`, or `unavailable: ` and the reason. `updates`
+    tells the same of the `update_norm` of the layers. `length` is T. `ids` (B, T) are the token ids, None for a model
+    that was given none. `notes` are facts about the model that a dataset made of the trace carries as attributes.
 
     Reading a trace without a pass raises OntogenyError.
     """
@@ -110,15 +130,31 @@ class Trace:
         return self._joined().attention
 
     @property
+    def updates(self) -> str:
+        """Whether the norms of W_O v are there, or why not."""
+        return self._joined().updates
+
+    @property
+    def ids(self) -> Tensor | None:
+        """The token ids (B, T), None where some pass was given none."""
+        return self._joined().ids
+
+    @property
     def length(self) -> int:
         """Tokens in a sequence."""
         return self._joined().length
 
     @property
     def available(self) -> frozenset[str]:
-        """What probes find in this trace: some of `attention` and `residual`."""
+        """What probes find in this trace: some of `attention`, `residual`, `contexts` and `walks`."""
         joined = self._joined()
-        return frozenset(name for name, parts in ((ATTENTION, joined.layers), (RESIDUAL, joined.depths)) if parts)
+        there = {
+            ATTENTION: bool(joined.layers),
+            RESIDUAL: bool(joined.depths),
+            CONTEXTS: bool(joined.depths) and joined.depths[0].context_nearest is not None,
+            WALKS: bool(joined.layers) and joined.layers[0].walk_entropy is not None,
+        }
+        return frozenset(name for name, found in there.items() if found)
 
     def __repr__(self) -> str:
         if not self._passes:
@@ -145,6 +181,8 @@ def _join(passes: Sequence[Pass]) -> Pass:
         layers=tuple(_concatenate(parts) for parts in zip(*(one.layers for one in passes), strict=True)),
         depths=tuple(_concatenate(parts) for parts in zip(*(one.depths for one in passes), strict=True)),
         attention=first.attention,
+        updates=first.updates,
+        ids=_along_sequences([one.ids for one in passes]),
     )
 
 
@@ -152,8 +190,12 @@ _Part = TypeVar("_Part", AttentionTrace, ResidualTrace)
 
 
 def _concatenate(parts: Sequence[_Part]) -> _Part:
-    joined: dict[str, Any] = {}
-    for field in fields(parts[0]):
-        values = [getattr(part, field.name) for part in parts]
-        joined[field.name] = None if values[0] is None else torch.cat(values)
+    joined: dict[str, Any] = {
+        field.name: _along_sequences([getattr(part, field.name) for part in parts]) for field in fields(parts[0])
+    }
     return type(parts[0])(**joined)
+
+
+def _along_sequences(values: Sequence[Tensor | None]) -> Tensor | None:
+    there = [value for value in values if value is not None]
+    return torch.cat(there) if len(there) == len(values) else None

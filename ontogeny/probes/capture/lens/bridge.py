@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ontogeny.errors import OntogenyError
@@ -59,3 +59,8 @@ def refuse_hidden_padding(bridge: Any, tokens: Tensor) -> None:
             "sequences of this batch end in padding that the model sees as tokens: TransformerLens masks padding on "
             "the left only; give texts of one length, padding_side='left', or an attention_mask"
         )
+
+
+def output_projection(bridge: Any, layer: int) -> nn.Module:
+    """The module of the model inside that a layer's attention is handed on to."""
+    return bridge.blocks[layer].attn.o.original_component

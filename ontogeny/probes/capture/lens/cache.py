@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ontogeny.errors import OntogenyError
-from ontogeny.probes.capture.lens.bridge import as_bridge, notes_on, refuse_hidden_padding
-from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_trace
+from ontogeny.probes.capture.lens.bridge import as_bridge, notes_on, output_projection, refuse_hidden_padding
+from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_trace, updates_of
 from ontogeny.probes.capture.recorder import Wanted
 from ontogeny.probes.capture.residual import reduce_residual
+from ontogeny.probes.capture.routing import AskedOfLayer
 from ontogeny.probes.capture.trace import ATTENTION, CAPTURED, RESIDUAL, Pass, Trace
 
 OLDER_NAMES = {
@@ -36,22 +37,25 @@ def trace_of(cache: Any, *, maps: Collection[int] = ()) -> Trace:
             "run_with_cache returned"
         )
     layers = len(model.blocks)
-    wanted = Wanted(frozenset({ATTENTION, RESIDUAL}), frozenset(maps), None)
+    wanted = Wanted(frozenset({ATTENTION, RESIDUAL}), frozenset(maps))
     wanted.refuse_absent_layers(layers)
     read = _reader(stored, bool(cache.has_batch_dim))
     tokens = stored.get("embed.hook_in")
-    if tokens is not None:
-        refuse_hidden_padding(model, tokens if cache.has_batch_dim else tokens[None])
+    ids = tokens if tokens is None or cache.has_batch_dim else tokens[None]
+    if ids is not None:
+        refuse_hidden_padding(model, ids)
     traces = []
     for layer in range(layers):
         tensors = [read(f"blocks.{layer}.attn.", name) for name in LAYER_HOOKS]
-        trace, valid = layer_trace(f"layer {layer}", LayerTensors(*tensors), keep_map=layer in maps)
+        asked = AskedOfLayer(keep_map=layer in maps)
+        projection = output_projection(model, layer)
+        trace, valid = layer_trace(f"layer {layer}", LayerTensors(*tensors), asked, projection)
         traces.append(trace)
     states = [read("blocks.0.", "hook_in"), *(read(f"blocks.{layer}.", "hook_out") for layer in range(layers))]
     padding = None if bool(valid.all()) else valid
     with torch.no_grad():
         depths = tuple(reduce_residual(state, padding) for state in states)
-    one = Pass(valid.shape[1], tuple(traces), depths, CAPTURED)
+    one = Pass(valid.shape[1], tuple(traces), depths, CAPTURED, updates_of(traces), ids)
     notes = notes_on(model)
     for note in notes.values():
         warnings.warn(note, stacklevel=2)

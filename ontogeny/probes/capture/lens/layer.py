@@ -7,18 +7,22 @@ whose hooks show something else is refused, never measured wrongly.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ontogeny.errors import OntogenyError
 from ontogeny.kernels.maps import map_statistics
 from ontogeny.probes.capture.finite import require_finite
 from ontogeny.probes.capture.lens.bridge import OTHERWISE
+from ontogeny.probes.capture.projection import update_norm
 from ontogeny.probes.capture.reduce import reduce_attention
+from ontogeny.probes.capture.routing import AskedOfLayer
 from ontogeny.probes.capture.support import RealRows
-from ontogeny.probes.capture.trace import AttentionTrace
+from ontogeny.probes.capture.trace import CAPTURED, AttentionTrace
+from ontogeny.probes.capture.walks import walk_entropy
 
 # In the order in which a layer runs them, which is that of the fields of `LayerTensors`.
 LAYER_HOOKS = ("v.hook_out", "hook_attn_scores", "hook_pattern", "o.hook_in")
@@ -35,8 +39,12 @@ class LayerTensors:
 
 
 @torch.no_grad()
-def layer_trace(where: str, shown: LayerTensors, keep_map: bool) -> tuple[AttentionTrace, Tensor]:
+def layer_trace(
+    where: str, shown: LayerTensors, asked: AskedOfLayer, projection: nn.Module
+) -> tuple[AttentionTrace, Tensor]:
     """The trace of the layer named by `where`, and its tokens that are no padding (B, T): those that see themselves.
+
+    `projection` is what the layer's attention is handed on to.
 
     Raises OntogenyError where the tensors do not belong to plain attention over whole sequences.
     """
@@ -78,6 +86,17 @@ def layer_trace(where: str, shown: LayerTensors, keep_map: bool) -> tuple[Attent
         row_length=rows.pick(seen[:, :, rows.asked].sum(-1)),
         seeing=seen.any(-1).sum(-1),
         valid=valid,
-        whole=attention if keep_map else None,
+        whole=attention if asked.keep_map else None,
     )
-    return trace, valid
+    norm = update_norm(projection, v.transpose(1, 2), pattern.shape[1])
+    walks = None if asked.walk_ids is None else walk_entropy(attention, asked.walk_ids, valid)
+    columns = attention[..., list(asked.columns)] if asked.columns else None
+    return replace(
+        trace, update_norm=None if isinstance(norm, str) else norm, columns=columns, walk_entropy=walks
+    ), valid
+
+
+def updates_of(layers: Sequence[AttentionTrace]) -> str:
+    """Whether every layer's trace has the norms of W_O v, or why not."""
+    without = [layer for layer, trace in enumerate(layers) if trace.update_norm is None]
+    return f"unavailable: layer {without[0]} hands its attention on to no linear map" if without else CAPTURED

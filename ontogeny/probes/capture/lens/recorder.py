@@ -10,12 +10,13 @@ from torch import Tensor
 
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.inputs import PassInputs
-from ontogeny.probes.capture.lens.bridge import OTHERWISE, notes_on, refuse_hidden_padding
-from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_trace
+from ontogeny.probes.capture.lens.bridge import OTHERWISE, notes_on, output_projection, refuse_hidden_padding
+from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_trace, updates_of
 from ontogeny.probes.capture.modules import find_owner
 from ontogeny.probes.capture.recorder import Wanted
 from ontogeny.probes.capture.residual import ResidualRecorder
-from ontogeny.probes.capture.trace import ATTENTION, CAPTURED, NOT_ASKED, RESIDUAL, AttentionTrace, Pass
+from ontogeny.probes.capture.routing import AskedOfLayer
+from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, WALKS, AttentionTrace, Pass
 
 
 class LensRecorder:
@@ -54,14 +55,15 @@ class LensRecorder:
         """A pass begins; what an unfinished one left is dropped."""
         if inputs.unmasked and isinstance(inputs.get("input_ids"), Tensor):
             refuse_hidden_padding(self.bridge, inputs.get("input_ids"))
-        self.residual.begin(inputs.valid)
+        self.ids = inputs.token_ids
+        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs))
         self._forget()
 
     def finish(self) -> Pass:
         """What the pass left behind. Raises OntogenyError unless every layer was seen once."""
-        depths = self.residual.finish(self.layers) if RESIDUAL in self.wanted.needs else ()
-        if ATTENTION not in self.wanted.needs:
-            return Pass(self.residual.length, (), depths, NOT_ASKED)
+        depths = self.residual.finish(self.layers) if self.wanted.residual else ()
+        if not self.wanted.attention:
+            return Pass(self.residual.length, (), depths, NOT_ASKED, NOT_ASKED, self.ids)
         wrong = [layer for layer in range(self.layers) if len(self.traces[layer]) != 1]
         if wrong:
             raise OntogenyError(
@@ -69,7 +71,7 @@ class LensRecorder:
                 f"once ({len(wrong)} of {self.layers} layers are so); {OTHERWISE}"
             )
         layers = tuple(self.traces[layer][0] for layer in range(self.layers))
-        return Pass(layers[0].column_mass.shape[-1], layers, depths, CAPTURED)
+        return Pass(layers[0].column_mass.shape[-1], layers, depths, CAPTURED, updates_of(layers), self.ids)
 
     def _forget(self) -> None:
         self.traces: list[list[AttentionTrace]] = [[] for _ in range(self.layers)]
@@ -77,11 +79,11 @@ class LensRecorder:
 
     def _points(self) -> Iterator[tuple[str, Callable[..., None], bool]]:
         """Name, action and whether it goes before the user's own hooks, which it does where their edits come later."""
-        residual = RESIDUAL in self.wanted.needs
+        residual = self.wanted.residual
         if residual:
             yield "blocks.0.hook_in", lambda state, **_: self.residual.record(state), False
         for layer in range(self.layers):
-            if ATTENTION in self.wanted.needs:
+            if self.wanted.attention:
                 for name in LAYER_HOOKS:
                     act = self._keeper(layer, name)
                     yield f"blocks.{layer}.attn.{name}", act, name == "o.hook_in"
@@ -112,5 +114,8 @@ class LensRecorder:
                 f"its queries may see cannot be known; {OTHERWISE}"
             )
         tensors = [self.flying.pop(name) for name in LAYER_HOOKS]
-        trace, _ = layer_trace(f"layer {layer}", LayerTensors(*tensors), keep_map=layer in self.wanted.maps)
+        asked = AskedOfLayer(
+            layer in self.wanted.maps, self.wanted.columns, self.ids if WALKS in self.wanted.needs else None
+        )
+        trace, _ = layer_trace(f"layer {layer}", LayerTensors(*tensors), asked, output_projection(self.bridge, layer))
         self.traces[layer].append(trace)
