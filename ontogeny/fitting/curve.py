@@ -14,6 +14,8 @@ from ontogeny.errors import UsageError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+BISECTIONS = 60
+
 
 class OriginalParameters(NamedTuple):
     """The curve as published: f(t) = A exp(-lambda x) log(x) + K with x = gamma t + t0 (arXiv 2508.03616).
@@ -96,6 +98,21 @@ class EmergenceCurve:
             u = wrightomega(log_gamma - math.log(self.beta))
             x = 1 / (self.beta * u) if log_gamma > 0 else np.exp(u - log_gamma)
         return float(x) - self.tau0
+
+    def half_step(self, first_step: float, last_step: float) -> float | None:
+        """The step at which the curve has gone half of its way from `first_step` to `last_step`.
+
+        As it turns once at most it passes there once; None where both ends are equal.
+        """
+        low, high = first_step, last_step
+        first, last = self([low, high])
+        if first == last:
+            return None
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            before = (float(self(middle)) - (first + last) / 2) * (first - last) > 0
+            low, high = (middle, high) if before else (low, middle)
+        return (low + high) / 2
 
     def peak_step(self, last_step: float) -> float | None:
         """The step at which the curve is highest, or None where it has no peak in (0, `last_step`]."""

@@ -103,25 +103,24 @@ class Projection:
         """Orthonormal columns that span the curves of shapes (..., 2): (..., n, 3)."""
         return np.linalg.qr(self.design(theta)).Q
 
-    def linearise(self, theta: Array, targets: Array) -> tuple[Array, Array]:
+    def linearise(self, theta: Array, targets: Array, emphasis: Array) -> tuple[Array, Array]:
         """The weighted residuals (p, n) of the best curves of shapes `theta` (p, 2), and their derivatives (p, n, 2).
+
+        `emphasis` (p, n) are the roots of each series' own weights over `root_weights`.
 
         The derivatives follow the linear parameters too (Golub and Pereyra, SIAM J. Numer. Anal. 10, 1973).
         """
-        basis, triangle = np.linalg.qr(self.design(theta))
-        inverse = np.linalg.inv(triangle)
-        explained = basis.mT @ targets[..., None]
-        residual = targets - (basis @ explained)[..., 0]
-        gradient = self.design_gradient(theta)
-        moved = (gradient @ (inverse @ explained)[:, None])[..., 0]
-        moved -= (moved @ basis) @ basis.mT
-        turned = (residual[:, None, None] @ gradient)[:, :, 0] @ inverse @ basis.mT
-        return residual, -(moved + turned).mT
+        design, gradient = self.design(theta), self.design_gradient(theta)
+        return project(design * emphasis[..., None], gradient * emphasis[:, None, :, None], targets)
 
-    def curve(self, theta: Array, target: Array, scale: float, shift: float) -> EmergenceCurve:
-        """The best curve of shape `theta` for the series scale * target / root_weights + shift, in steps."""
-        basis, triangle = np.linalg.qr(self.design(theta))
-        k, c0, c1 = np.linalg.solve(triangle, basis.T @ target) * scale
+    def linear(self, theta: Array, targets: Array, emphasis: Array) -> Array:
+        """(k, c0, c1) of the best curves of shapes `theta` (p, 2): (p, 3)."""
+        basis, triangle = np.linalg.qr(self.design(theta) * emphasis[..., None])
+        return np.linalg.solve(triangle, basis.mT @ targets[..., None])[..., 0]
+
+    def curve(self, theta: Array, linear: Array, scale: float, shift: float) -> EmergenceCurve:
+        """The curve of shape `theta` and linear parameters `linear`, times `scale` plus `shift`, in steps."""
+        k, c0, c1 = linear * scale
         beta, tau0 = np.exp(theta) / [self.span, 1 / self.span]
         growth = np.exp(beta * self.first)
         return EmergenceCurve(
@@ -131,3 +130,18 @@ class Projection:
             beta=float(beta),
             tau0=float(tau0),
         )
+
+
+def project(design: Array, gradient: Array, targets: Array) -> tuple[Array, Array]:
+    """What the best combination of the columns leaves of `targets` (p, n), and its derivatives (p, n, 2) by the shape.
+
+    `design` (p, n, 3) holds the columns, `gradient` (p, 2, n, 3) their derivatives.
+    """
+    basis, triangle = np.linalg.qr(design)
+    inverse = np.linalg.inv(triangle)
+    explained = basis.mT @ targets[..., None]
+    residual = targets - (basis @ explained)[..., 0]
+    moved = (gradient @ (inverse @ explained)[:, None])[..., 0]
+    moved -= (moved @ basis) @ basis.mT
+    turned = (residual[:, None, None] @ gradient)[:, :, 0] @ inverse @ basis.mT
+    return residual, -(moved + turned).mT

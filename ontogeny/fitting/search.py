@@ -21,12 +21,16 @@ STARTS = 16  # tiles that are descended from, lowest first
 BLOCK = 256  # series searched at once, to bound memory
 
 
-def best_shapes(problem: Projection, targets: Array) -> Descent:
-    """For `targets` (m, n), weighted and of norm 1: theta = (ln beta, ln tau0) that leaves least of each, as (m, 2)."""
+def best_shapes(problem: Projection, targets: Array, emphasis: Array) -> Descent:
+    """For `targets` (m, n), weighted and of norm 1: theta = (ln beta, ln tau0) that leaves least of each, as (m, 2).
+
+    `emphasis` (m, n) is that of `Projection.linearise`; the grid is searched without it.
+    """
     grid = problem.grid()
     basis = problem.basis(grid)
-    blocks = np.array_split(targets, math.ceil(len(targets) / BLOCK))
-    found = [_best_of_block(problem, grid, basis, block) for block in blocks]
+    count = math.ceil(len(targets) / BLOCK)
+    blocks = zip(np.array_split(targets, count), np.array_split(emphasis, count), strict=True)
+    found = [_best_of_block(problem, grid, basis, *block) for block in blocks]
     return Descent(
         theta=np.concatenate([one.theta for one in found]),
         jacobian=np.concatenate([one.jacobian for one in found]),
@@ -35,12 +39,14 @@ def best_shapes(problem: Projection, targets: Array) -> Descent:
     )
 
 
-def _best_of_block(problem: Projection, grid: Array, basis: Array, targets: Array) -> Descent:
-    errors = 1 - (np.tensordot(targets, basis, axes=(1, -2)) ** 2).sum(-1)
+def _best_of_block(problem: Projection, grid: Array, basis: Array, targets: Array, emphasis: Array) -> Descent:
+    alike = targets / emphasis
+    squares = (alike**2).sum(-1)[:, None, None]
+    errors = squares - (np.tensordot(alike, basis, axes=(1, -2)) ** 2).sum(-1)
     starts = [grid[_lowest(row)] for row in errors]
     owner = np.repeat(np.arange(len(targets)), [len(start) for start in starts])
     descent = descend(
-        lambda theta, which: problem.linearise(theta, targets[owner[which]]),
+        lambda theta, which: problem.linearise(theta, targets[owner[which]], emphasis[owner[which]]),
         np.concatenate(starts),
         problem.lower,
         problem.upper,
