@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import xarray as xr
 
 from ontogeny.dataset import RATIO_OF_MEANS, HasDataset, ratio_of_means, sound_checkpoints
 from ontogeny.errors import UsageError
-from ontogeny.fitting.emergence import EmergenceFit, fit_curves
+from ontogeny.fitting.emergence import EmergenceFit, Interval, Loss, fit_curves
+from ontogeny.fitting.resampling import RESAMPLED, bootstrap_intervals, inverse_variance
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -24,6 +25,9 @@ CARRIED = ("source", "series", "ontogeny_version", "corpus", "corpus_fingerprint
 CURVE = "exp(-beta t) (A1 log(t + tau0) + A2) + K"
 STEPS, VALUES = "steps", "values"
 
+LEVEL = 0.95
+Weights = Literal["equal", "sequences"]
+
 VARIABLES: dict[str, tuple[str, str]] = {
     "A1": ("coefficient of the decaying logarithm", VALUES),
     "A2": ("coefficient of the decaying exponential", VALUES),
@@ -34,13 +38,31 @@ VARIABLES: dict[str, tuple[str, str]] = {
     "residual_std": ("residual standard deviation", VALUES),
     "points": ("number of values fitted", "1"),
     "peak_step": ("step at which the curve is highest (none up to the last step: NaN)", STEPS),
+    "peak_value": ("value of the curve at its peak", VALUES),
     "final_value": ("value of the curve at the last step", VALUES),
+    "half_rise_step": ("step at which the curve has gone half of its way from the first step to the last", STEPS),
     "verdict": ("what came of the fit", "1"),
     "regime": ("shape of the fitted curve", "1"),
+    "left_open": ("quantities of which the data leave an end of the interval open", "1"),
+}
+INTERVALS: dict[str, tuple[str, str]] = {
+    **{name: VARIABLES[name] for name in ("final_value", "peak_value", "peak_step", "half_rise_step", "K")},
+    "A": ("published parameter A", VALUES),
+    "lambda_": ("published parameter lambda", "1"),
+    "gamma": ("published parameter gamma", "1/steps"),
+    "t0": ("published parameter t0", "1"),
 }
 
 
-def fit(scan: HasDataset | xr.Dataset, metric: str = RATIO) -> xr.Dataset:
+def fit(
+    scan: HasDataset | xr.Dataset,
+    metric: str = RATIO,
+    *,
+    level: float | None = LEVEL,
+    weights: Weights = "equal",
+    loss: Loss = "squares",
+    bootstrap: int = 0,
+) -> xr.Dataset:
     """Fit the emergence curve to `metric` over checkpoints, at every depth, layer or (layer, head) that it has.
 
     The result holds the parameters, `r2`, `verdict`, `regime` and the other VARIABLES over those dimensions, NaN where
@@ -48,7 +70,15 @@ def fit(scan: HasDataset | xr.Dataset, metric: str = RATIO) -> xr.Dataset:
     is the ratio of the means over sequences (arXiv 2508.03616, Eq. 8); of other metrics the mean over sequences is
     fitted, at position 0, epsilon 0.3, rank 1 where they have those dimensions. Checkpoints that state no step, and
     those whose own verdict is neither "ok" nor "unaudited", are left out and counted in the attributes; `left_out`
-    names the latter with their verdicts. Raises UsageError for a metric that cannot be fitted.
+    names the latter with their verdicts.
+
+    INTERVALS have variables `<name>_low` and `<name>_high` too, by profile likelihood at confidence `level`; None
+    leaves them out, which is ten times as fast. With
+    `weights="sequences"` a point counts by the inverse variance of its mean over sequences. `loss` is that of
+    `fit_curve`. `bootstrap`, a number of replicates, adds `<name>_boot_low` and `<name>_boot_high`, percentiles of fits
+    on sequences drawn anew. Both need a metric that was measured per sequence.
+
+    Raises UsageError for a metric that cannot be fitted, or not in that way.
     """
     dataset = scan if isinstance(scan, xr.Dataset) else scan.dataset
     sound, left_out = _sound_checkpoints(dataset)
@@ -57,14 +87,28 @@ def fit(scan: HasDataset | xr.Dataset, metric: str = RATIO) -> xr.Dataset:
     observed = observed.transpose(*places, "checkpoint")
     shape = [observed.sizes[dim] for dim in places]
     rows = observed.values.reshape(math.prod(shape), observed.sizes["checkpoint"])
-    fits = fit_curves(observed["step"].values, rows)
+    steps = observed["step"].values
+    own = _row_weights(sound, metric, weights, places, rows.shape)
+    fits = fit_curves(steps, rows, own, level=level, loss=loss)
     units = observed.attrs["units"]
     variables = {
         name: (places, np.array([_entry(one, name) for one in fits]).reshape(shape), _attributes(name, units))
         for name in VARIABLES
     }
+    ends = {"": [dict(one.intervals) for one in fits]} if level is not None else {}
+    if bootstrap:
+        ends["_boot"] = _bootstrapped(sound, metric, places, rows, bootstrap, level or LEVEL, loss)
+    for kind, found in ends.items():
+        for name in RESAMPLED if kind else INTERVALS:
+            for side in ("low", "high"):
+                values = [getattr(of_curve[name], side) if name in of_curve else math.nan for of_curve in found]
+                described = _end_attributes(name, side, kind, level or LEVEL, units)
+                variables[f"{name}{kind}_{side}"] = (places, np.array(values).reshape(shape), described)
     carried = {name: dataset.attrs[name] for name in CARRIED if name in dataset.attrs}
     fitted = {"metric": metric, "definition": definition, "curve": CURVE, "curve_source": SOURCE}
+    fitted |= {"weights": weights, "loss": loss}
+    if ends:
+        fitted["level"] = f"{level or LEVEL:g}"
     counts = {"checkpoints_fitted": observed.sizes["checkpoint"], **left_out}
     return xr.Dataset({"observed": observed, **variables}, attrs=carried | fitted | counts)
 
@@ -159,10 +203,66 @@ def _mean(variable: xr.DataArray) -> xr.DataArray:
     return wide.mean("sequence", skipna=False) if "sequence" in wide.dims else wide
 
 
+def _row_weights(
+    dataset: xr.Dataset, metric: str, weights: Weights, places: list[str], shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """The weights (m, n) of the points, None for equal ones."""
+    if weights == "equal":
+        return None
+    if weights != "sequences":
+        raise UsageError(f"expected the weights equal or sequences, got {weights!r}")
+    _require_sequences(dataset, metric)
+    if metric == RATIO:
+        top, median = (dataset[name].astype(np.float64) for name in RATIO_OF)
+        top = top.sel(rank=1, drop=True)
+        ratio = top.mean("sequence") / median.mean("sequence")
+        spread = (top - ratio * median) / median.mean("sequence")  # the delta method's, for a ratio of means
+    else:
+        spread, _ = _selected(dataset[metric].astype(np.float64))
+    variance = spread.var("sequence", ddof=1) / spread.sizes["sequence"]
+    return inverse_variance(variance.transpose(*places, "checkpoint").values.reshape(shape))
+
+
+def _bootstrapped(
+    dataset: xr.Dataset,
+    metric: str,
+    places: list[str],
+    rows: np.ndarray,
+    replicates: int,
+    level: float,
+    loss: Loss,
+) -> list[dict[str, Interval]]:
+    _require_sequences(dataset, metric)
+
+    def resample(which: np.ndarray) -> np.ndarray:
+        observed, _ = _observed(dataset.isel(sequence=which), metric)
+        return observed.transpose(*places, "checkpoint").values.reshape(rows.shape)
+
+    sequences = dataset.sizes["sequence"]
+    return bootstrap_intervals(dataset["step"].values, resample, sequences, replicates, level, loss)
+
+
+def _require_sequences(dataset: xr.Dataset, metric: str) -> None:
+    source = dataset[RATIO_OF[0] if metric == RATIO else metric]
+    if dataset.sizes.get("sequence", 0) < 2 or "sequence" not in source.dims:
+        raise UsageError(
+            f"{metric} is not measured per sequence, or on one sequence only: expected weights='equal' and no bootstrap"
+        )
+
+
 def _entry(fit: EmergenceFit, name: str) -> float | int | str:
     """One of VARIABLES of one fit, NaN for None."""
     value = getattr(fit, name) if hasattr(fit, name) else getattr(fit.curve, name, None)
+    if isinstance(value, tuple):
+        return ", ".join(value)
     return math.nan if value is None else str(value) if isinstance(value, str) else value
+
+
+def _end_attributes(name: str, side: str, kind: str, level: float, units: str) -> dict[str, str]:
+    long_name, unit = INTERVALS[name]
+    means = "bootstrap over sequences" if kind else "profile likelihood"
+    described = f"{long_name}: {'lower' if side == 'low' else 'upper'} end of its {level:.0%} interval by {means}"
+    return {"long_name": described, "units": units if unit == VALUES else unit, "source": SOURCE}
 
 
 def _attributes(name: str, units: str) -> dict[str, str]:

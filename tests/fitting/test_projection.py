@@ -32,9 +32,10 @@ def textbook_design(problem: Projection, steps: np.ndarray, theta: np.ndarray) -
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 def test_residual_is_that_of_the_textbook_columns(steps: np.ndarray) -> None:
     problem, target, thetas = problem_on(steps)
-    residuals, _ = problem.linearise(thetas, np.tile(target, (len(thetas), 1)))
-    for theta, residual in zip(thetas, residuals, strict=True):
-        design = textbook_design(problem, steps, theta)
+    emphasis = np.random.default_rng(1).uniform(0.5, 2, (len(thetas), steps.size))
+    residuals, _ = problem.linearise(thetas, np.tile(target, (len(thetas), 1)), emphasis)
+    for theta, residual, own in zip(thetas, residuals, emphasis, strict=True):
+        design = textbook_design(problem, steps, theta) * own[:, None]
         expected = target - design @ np.linalg.lstsq(design, target, rcond=None)[0]
         np.testing.assert_allclose(residual, expected, atol=1e-6)
 
@@ -43,21 +44,24 @@ def test_residual_is_that_of_the_textbook_columns(steps: np.ndarray) -> None:
 def test_jacobian_is_the_derivative(steps: np.ndarray) -> None:
     problem, target, thetas = problem_on(steps)
     targets = np.tile(target, (len(thetas), 1))
-    _, jacobian = problem.linearise(thetas, targets)
+    emphasis = np.random.default_rng(1).uniform(0.5, 2, targets.shape)
+    _, jacobian = problem.linearise(thetas, targets, emphasis)
     width = 1e-5
     for axis in (0, 1):
         shift = width * np.eye(2)[axis]
-        above, below = (problem.linearise(thetas + sign * shift, targets)[0] for sign in (1, -1))
+        above, below = (problem.linearise(thetas + sign * shift, targets, emphasis)[0] for sign in (1, -1))
         np.testing.assert_allclose(jacobian[..., axis], (above - below) / (2 * width), atol=1e-7)
 
 
 @pytest.mark.parametrize("steps", STEPS.values(), ids=STEPS)
 def test_curve_leaves_the_residual(steps: np.ndarray) -> None:
     problem, target, thetas = problem_on(steps)
-    residuals, _ = problem.linearise(thetas, np.tile(target, (len(thetas), 1)))
+    targets = np.tile(target, (len(thetas), 1))
+    residuals, _ = problem.linearise(thetas, targets, np.ones_like(targets))
+    linear = problem.linear(thetas, targets, np.ones_like(targets))
     values = 7.0 * target / problem.root_weights - 3.0
-    for theta, residual in zip(thetas, residuals, strict=True):
-        curve = problem.curve(theta, target, 7.0, -3.0)
+    for theta, own, residual in zip(thetas, linear, residuals, strict=True):
+        curve = problem.curve(theta, own, 7.0, -3.0)
         np.testing.assert_allclose((values - curve(steps)) * problem.root_weights, 7.0 * residual, atol=1e-7)
 
 

@@ -1,0 +1,58 @@
+"""What the spread over sequences says of a fit: weights for its points, and intervals by the bootstrap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ontogeny.fitting.emergence import EmergenceFit, Interval, Loss, fit_curves
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+SEED = 20250803
+LEAST_VARIANCE = 0.01  # of a series' median variance: a point whose sequences happen to agree must not decide alone
+RESAMPLED = ("final_value", "peak_value", "peak_step", "half_rise_step")
+
+
+def inverse_variance(variance: Array) -> Array:
+    """Weights of points (m, n) from the variances of their means.
+
+    A variance below a hundredth of its series' median counts as that.
+    """
+    floor = LEAST_VARIANCE * np.median(variance, axis=1, keepdims=True)
+    least = np.maximum(variance, np.where(floor > 0, floor, 1.0))
+    return 1 / least
+
+
+def bootstrap_intervals(
+    steps: Array,
+    resample: Callable[[NDArray[np.intp]], Array],
+    sequences: int,
+    replicates: int,
+    level: float,
+    loss: Loss,
+) -> list[dict[str, Interval]]:
+    """Percentile intervals of each series, by fitting it again on sequences that are drawn with replacement.
+
+    `resample(which)` gives the series (m, n) over the sequences `which`. A quantity is left out where more than the
+    part outside the interval of the replicates has none, as a curve without a peak has no peak's step.
+    """
+    draw = np.random.default_rng(SEED)
+    rows = np.stack([resample(draw.integers(sequences, size=sequences)) for _ in range(replicates)])
+    fits = fit_curves(steps, rows.reshape(-1, rows.shape[-1]), loss=loss)
+    return [_percentiles(fits[series :: rows.shape[1]], level) for series in range(rows.shape[1])]
+
+
+def _percentiles(fits: list[EmergenceFit], level: float) -> dict[str, Interval]:
+    found = {}
+    for name in RESAMPLED:
+        values = [value for fit in fits if (value := getattr(fit, name)) is not None]
+        if len(values) >= level * len(fits) and values:
+            low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+            found[name] = Interval(float(low), float(high))
+    return found
