@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.checkpoint import Checkpoint
     from ontogeny.dynamics.observer import Observer
     from ontogeny.dynamics.opening import Scan, open_scan
+    from ontogeny.dynamics.published import load_pythia
     from ontogeny.dynamics.scan import scan
     from ontogeny.dynamics.series import Series
     from ontogeny.dynamics.sources import open_series
@@ -50,6 +51,7 @@ __all__ = [
     "fit",
     "fitting",
     "kernels",
+    "load_pythia",
     "measure",
     "open_scan",
     "open_series",
@@ -71,6 +73,7 @@ _HOMES = {
     "audit": "ontogeny.dynamics.audit.source",
     "capture": "ontogeny.probes.capture",
     "fit": "ontogeny.fitting",
+    "load_pythia": "ontogeny.dynamics.published",
     "measure": "ontogeny.probes.measure",
     "open_scan": "ontogeny.dynamics.opening",
     "open_series": "ontogeny.dynamics.sources",

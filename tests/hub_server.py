@@ -1,4 +1,4 @@
-"""A stand-in for the Hugging Face Hub that serves model repositories from memory on 127.0.0.1."""
+"""A stand-in for the Hugging Face Hub that serves repositories of models and data sets from memory on 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -142,6 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
+        path = path.replace("/api/datasets/", "/api/models/").replace("/datasets/", "/", 1)
         self.hub.requests.append(f"{self.command} {path}")
         if self.hub.failing:
             return self.refuse(500, "", "out of order")

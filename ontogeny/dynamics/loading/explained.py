@@ -19,7 +19,7 @@ def explained(repository: str, error: Exception) -> str:
     from huggingface_hub import constants, errors
 
     at_the_hub = error.__cause__ if isinstance(error, errors.LocalEntryNotFoundError) else None
-    told = _without_secrets(reason(at_the_hub or error))
+    told = without_secrets(reason(at_the_hub or error))
     if isinstance(error, errors.GatedRepoError):
         return f"{repository} is gated: ask for access on its page at the Hub, then log in with `hf auth login`"
     if isinstance(error, errors.RepositoryNotFoundError | errors.HFValidationError):
@@ -47,7 +47,8 @@ def not_cached(what: str) -> str:
     )
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """What a client says, without tokens, passwords and signed addresses."""
     for pattern, instead in _SECRETS:
         text = pattern.sub(instead, text)
     return text
