@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.series import Series
     from ontogeny.dynamics.sources import open_series
     from ontogeny.dynamics.sources.state_dicts import open_state_dicts
-    from ontogeny.fitting import EmergenceCurve, EmergenceFit, fit
+    from ontogeny.fitting import EmergenceCurve, EmergenceFit, events, fit
     from ontogeny.probes.capture import Trace, attending, capture, trace_of
     from ontogeny.probes.measure import measure
 
@@ -48,6 +48,7 @@ __all__ = [
     "attending",
     "audit",
     "capture",
+    "events",
     "fit",
     "fitting",
     "kernels",
@@ -72,6 +73,7 @@ _HOMES = {
     "attending": "ontogeny.probes.capture",
     "audit": "ontogeny.dynamics.audit.source",
     "capture": "ontogeny.probes.capture",
+    "events": "ontogeny.fitting",
     "fit": "ontogeny.fitting",
     "load_pythia": "ontogeny.dynamics.published",
     "measure": "ontogeny.probes.measure",

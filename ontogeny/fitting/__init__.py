@@ -2,6 +2,7 @@
 
 from ontogeny.fitting.curve import EmergenceCurve, OriginalParameters
 from ontogeny.fitting.emergence import EmergenceFit, Regime, Verdict, fit_curve, fit_curves
+from ontogeny.fitting.events import events
 from ontogeny.fitting.scan import evaluate, fit
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Regime",
     "Verdict",
     "evaluate",
+    "events",
     "fit",
     "fit_curve",
     "fit_curves",

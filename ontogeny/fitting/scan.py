@@ -81,7 +81,7 @@ def fit(
     Raises UsageError for a metric that cannot be fitted, or not in that way.
     """
     dataset = scan if isinstance(scan, xr.Dataset) else scan.dataset
-    sound, left_out = _sound_checkpoints(dataset)
+    sound, left_out = fitted_checkpoints(dataset)
     observed, definition = _observed(sound, metric)
     places = [dim for dim in PLACES if dim in observed.dims]
     observed = observed.transpose(*places, "checkpoint")
@@ -126,7 +126,7 @@ def evaluate(fits: xr.Dataset, steps: ArrayLike) -> xr.DataArray:
     return values.rename("fitted").assign_attrs(long_name=long_name, units=units, source=SOURCE)
 
 
-def _sound_checkpoints(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, int | str]]:
+def fitted_checkpoints(dataset: xr.Dataset) -> tuple[xr.Dataset, dict[str, int | str]]:
     """The checkpoints that can be fitted, in the order of their steps, and which were left out for which reason."""
     if "checkpoint" not in dataset.dims or "step" not in dataset.coords:
         raise UsageError(
