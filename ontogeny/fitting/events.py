@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -219,7 +219,7 @@ def _event(
     drawn = half_way(steps, each)
     there = _notable(name, each)
     low, high = (np.log1p(np.broadcast_to(end, replicates)) for end in (drawn.before, drawn.after))
-    draws = np.where(there, np.expm1(draw.uniform(low, high)), np.nan)
+    draws = np.where(there, np.expm1(low + draw.uniform(size=replicates) * (high - low)), np.nan)
     if not _notable(name, series.values):
         return Event("absent", draws=draws)
     point = half_way(steps, series.values)
@@ -227,12 +227,18 @@ def _event(
     if series.resampled is None:
         return Event(FOUND, "checkpoints", step, before, after, before=before, after=after, draws=draws)
     low_end, high_end = (1 - level) / 2, (1 + level) / 2
-    ends = [math.nan] * 4
-    if there.sum() >= level * replicates:
-        least = np.quantile(drawn.before[there], low_end, method="lower")
-        most = np.quantile(drawn.after[there], high_end, method="higher")
-        ends = [float(end) for end in (least, most, *np.quantile(drawn.step[there], [low_end, high_end]))]
-    return Event(FOUND, "checkpoints and sequences", step, *ends, before, after, draws)
+    where = Event(FOUND, "checkpoints and sequences", step, before=before, after=after, draws=draws)
+    if there.sum() < level * replicates:
+        return where
+    low_end, high_end = (1 - level) / 2, (1 + level) / 2
+    sampling_low, sampling_high = np.quantile(drawn.step[there], [low_end, high_end])
+    return replace(
+        where,
+        step_low=float(np.quantile(drawn.before[there], low_end, method="lower")),
+        step_high=float(np.quantile(drawn.after[there], high_end, method="higher")),
+        sampling_low=float(sampling_low),
+        sampling_high=float(sampling_high),
+    )
 
 
 def _order(of_layer: list[Event]) -> tuple[str, float]:

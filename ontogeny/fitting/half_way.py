@@ -32,13 +32,15 @@ def half_way(steps: Array, values: Array) -> HalfWay:
     are finite.
     """
     first, last = values[..., :1], values[..., -1:]
-    with np.errstate(invalid="ignore", divide="ignore"):
+    logs = np.log1p(steps)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):  # a series that ends where it began
         covered = (values - first) / (last - first)
-    short = covered < 0.5
-    place = np.clip(steps.size - np.argmax(short[..., ::-1], axis=-1), 1, steps.size - 1)
-    low, high = (np.take_along_axis(covered, at[..., None], -1)[..., 0] for at in (place - 1, place))
-    before, after = np.log1p(steps)[place - 1], np.log1p(steps)[place]
-    crossing = before + (0.5 - low) / (high - low) * (after - before)
+        short = covered < 0.5
+        place = np.clip(steps.size - np.argmax(short[..., ::-1], axis=-1), 1, steps.size - 1)
+        low, high = (np.take_along_axis(covered, at[..., None], -1)[..., 0] for at in (place - 1, place))
+        crossing = logs[place - 1] + (0.5 - low) / (high - low) * (logs[place] - logs[place - 1])
     moved = (first != last)[..., 0]
-    step, before, after = (np.where(moved, np.expm1(where), np.nan) for where in (crossing, before, after))
+    step, before, after = (
+        np.where(moved, where, np.nan) for where in (np.expm1(crossing), steps[place - 1], steps[place])
+    )
     return HalfWay(step, before, after, place)

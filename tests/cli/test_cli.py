@@ -88,6 +88,17 @@ def test_fit_prints_a_row_a_depth(scanned):
     assert all(row["verdict"] for row in found["fits"])
 
 
+def test_events_prints_a_row_a_layer_in_eighty_columns(scanned, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    result = run("events", scanned)
+    assert result.exit_code == 0
+    assert len(re.findall(r"^ +L\dH\d", result.stdout, re.MULTILINE)) == 3
+    found = json.loads(run("events", scanned, "--json").stdout)
+    assert [row["layer"] for row in found["layers"]] == [0, 1, 2]
+    assert all(row[name]["verdict"] for row in found["layers"] for name in ("sink", "drain", "massive"))
+    assert found["definitions"]["bootstrap"] == "1000"
+
+
 def test_fit_takes_other_metrics(scanned):
     found = json.loads(run("fit", scanned, "--metric", "sink_score", "--json").stdout)
     assert len(found["fits"]) == 12 and {"layer", "head"} <= set(found["fits"][0])
@@ -154,6 +165,7 @@ def test_report_of_sinks_alone(made, tmp_path):
         (["report", "{tmp}", "--out", "{tmp}/r.html"], 1, "holds no scan"),
         (["report", "{scanned}", "--out", "{tmp}/short.jsonl/r.html"], 1, "cannot be written"),
         (["fit", "{tmp}/absent"], 1, "holds no scan"),
+        (["events", "{tmp}/absent"], 1, "holds no scan"),
         (["scam"], 2, "No such command 'scam'"),
     ],
 )
@@ -238,7 +250,7 @@ def test_version():
 
 
 @pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("command", ["", "scan", "fit", "report", "demo"])
+@pytest.mark.parametrize("command", ["", "scan", "fit", "events", "report", "demo"])
 def test_help_fits_the_terminal(command, width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     result = run(*filter(None, [command]), "--help")
