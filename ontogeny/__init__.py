@@ -20,6 +20,7 @@ from ontogeny.version import __version__
 
 if TYPE_CHECKING:
     from ontogeny import fitting, kernels, plots
+    from ontogeny.bibliography import citations
     from ontogeny.dynamics.audit.source import audit
     from ontogeny.dynamics.checkpoint import Checkpoint
     from ontogeny.dynamics.observer import Observer
@@ -47,6 +48,7 @@ __all__ = [
     "attending",
     "audit",
     "capture",
+    "citations",
     "fit",
     "fitting",
     "kernels",
@@ -70,6 +72,7 @@ _HOMES = {
     "attending": "ontogeny.probes.capture",
     "audit": "ontogeny.dynamics.audit.source",
     "capture": "ontogeny.probes.capture",
+    "citations": "ontogeny.bibliography",
     "fit": "ontogeny.fitting",
     "measure": "ontogeny.probes.measure",
     "open_scan": "ontogeny.dynamics.opening",
