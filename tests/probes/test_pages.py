@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ def page(name):
     return (PAGES / f"{name}.md").read_text(encoding="utf-8")
 
 
+@cache
 def measured(name):
     """What the probe or experiment makes of a tiny model."""
     corpus = Corpus("random", token_ids(2, LENGTH).numpy(), "auto")
