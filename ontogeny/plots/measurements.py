@@ -16,6 +16,7 @@ _PROBES = {  # how the names of a probe's variables begin
     "sinks": ("sink_", "top_sink_", "act_", "first_token", "attention_", "participation_", "support_", "head_class"),
     "waivers": ("value_norm", "update_norm", "waiver_rate"),
     "secondary": ("secondary_",),
+    "ablation": ("loss",),
     "massive": ("",),
 }
 _OF_ATTENTION = ("sinks", "waivers")
