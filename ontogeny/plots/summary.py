@@ -169,7 +169,8 @@ def _onset(dataset: xr.Dataset, last: int) -> str:
         return ""
     onsets = dataset["massive_onset"].isel(checkpoint=last).values
     depths, counts = np.unique(onsets[onsets >= 0], return_counts=True)
-    return f"; at the last such checkpoint it sets in, most often, at depth {depths[counts.argmax()]}"
+    where = "" if dataset.sizes["checkpoint"] == 1 else "at the last such checkpoint "
+    return f"; {where}it sets in, most often, at depth {depths[counts.argmax()]}"
 
 
 def _site(dataset: xr.Dataset, when: list[str]) -> str:
@@ -187,9 +188,9 @@ def _order(dataset: xr.Dataset, when: list[str]) -> list[str]:
     """In which order a sink, a drained value and a doubled ratio are first seen; nothing where fewer than two are."""
     seen: dict[str, np.ndarray] = {}
     if "sink_rate" in dataset and int(dataset.attrs.get("length", SHORTEST)) >= SHORTEST:
-        seen["a sink"] = np.max(sink_rates(dataset).values, axis=(1, 2)) > EMERGED_RATE
+        seen["a sink"] = np.max(np.nan_to_num(sink_rates(dataset).values), axis=(1, 2)) > EMERGED_RATE
     if "waiver_rate" in dataset:
-        rates = of_key(dataset, "the drain of values", "waiver_rate").values
+        rates = np.nan_to_num(of_key(dataset, "the drain of values", "waiver_rate").values)
         seen["a sink whose value has drained"] = np.max(rates, axis=(1, 2)) > EMERGED_RATE
     if {"top_activation", "median_activation"} <= set(dataset.data_vars):
         series = _fastest(massive_ratios(dataset).values)[1]

@@ -146,12 +146,16 @@ def test_what_came_first_is_told_in_order() -> None:
 
 def test_the_depth_where_massive_activations_set_in_is_told_of_the_last_checkpoint_that_has_some() -> None:
     dataset = flat()
-    dataset["massive_rate"].loc[{"depth": 2}] = np.array([0, 0, 0.4, 0])
+    dataset["massive_rate"].loc[{"depth": 2}] = np.array([0, 0.4, 0.6, 0])
     onset = np.full((4, 5), -1)
+    onset[1, :2] = 1
     onset[2, :3] = (2, 1, 2)
     dataset["massive_onset"] = (("checkpoint", "sequence"), onset)
     assert summarise(dataset)[3].endswith(
-        "at step 100, in 40% of sequences at depth 2; at the last such checkpoint it sets in, most often, at depth 2."
+        "at step 10, in 40% of sequences at depth 2; at the last such checkpoint it sets in, most often, at depth 2."
+    )
+    assert summarise(dataset.isel(checkpoint=[2]))[3].endswith(
+        "is met, in 60% of sequences at depth 2; it sets in, most often, at depth 2."
     )
 
 
