@@ -135,12 +135,13 @@ def _table(name: str, rows: Sequence[Row], notes: dict[str, int]) -> Table:
 
     from ontogeny.dynamics.verify.published import TABLES
 
-    table = Table(title=f"{name}: {TABLES[name]}", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("quantity")
-    table.add_column("model")
-    for heading in ("published", "ours", "difference"):
-        table.add_column(heading, justify="right")
-    table.add_column("notes", min_width=9)
+    title = f"{name}: {TABLES[name]}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("quantity", no_wrap=True)
+    table.add_column("model", no_wrap=True)
+    for heading in ("published", "ours", "off by"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("notes", min_width=5)
     for row in rows:
         figure = row.figure
         table.add_row(

@@ -111,28 +111,28 @@ PHI2 = Model("phi-2", "microsoft/phi-2", 2.78)
 GEMMA3 = Model("gemma-3-1b", "google/gemma-3-1b-pt", 1.0, gated=True)
 PYTHIA_14M, PYTHIA_1_4B, PYTHIA_12B = _pythia("14m", 0.014), _pythia("1.4b", 1.41), _pythia("12b", 11.8)
 
-SINK_NATURAL = Quantity("sink_rate", "Sink_1 %, natural text", "points")
-SINK_RANDOM = Quantity("sink_rate", "Sink_1 %, random tokens", "points")
-SINK_REPEATED = Quantity("sink_rate", "Sink_1 %, one token repeated", "points")
-FIRST_SHARE = Quantity("first_token_share", "attention on first token %", "points")
+SINK_NATURAL = Quantity("sink_rate", "Sink_1 %, text", "points")
+SINK_RANDOM = Quantity("sink_rate", "Sink_1 %, random", "points")
+SINK_REPEATED = Quantity("sink_rate", "Sink_1 %, repeated", "points")
+FIRST_SHARE = Quantity("first_token_share", "on first token %", "points")
 PEAK = Quantity("peak", "peak |h|", "ratio")
 PEAK_BLOCK = Quantity("peak_block", "its block, from 0", "count")
 PEAK_DIMENSION = Quantity("peak_dimension", "its dimension", "same")
-MASSIVE_BLOCKS = Quantity("massive_blocks", "blocks with massive |h|", "count")
-FIRST_BLOCK = Quantity("first_block", "first massive block, from 1", "count")
-LAST_BLOCK = Quantity("last_block", "last massive block, from 1", "count")
-DIMENSIONS = Quantity("dimensions", "massive dimensions", "same")
-RATIO = Quantity("ratio_of_means", "largest ratio of a block", "ratio")
+MASSIVE_BLOCKS = Quantity("massive_blocks", "massive blocks", "count")
+FIRST_BLOCK = Quantity("first_block", "first block, from 1", "count")
+LAST_BLOCK = Quantity("last_block", "last block, from 1", "count")
+DIMENSIONS = Quantity("dimensions", "dimensions", "same")
+RATIO = Quantity("ratio_of_means", "largest ratio", "ratio")
 PERPLEXITY = Quantity("perplexity", "perplexity", "ratio")
-PERPLEXITY_ZERO = Quantity("perplexity_zero", "perplexity, set to 0", "ratio")
-PERPLEXITY_MEAN = Quantity("perplexity_mean", "perplexity, set to mean", "ratio")
+PERPLEXITY_ZERO = Quantity("perplexity_zero", "perplexity, to 0", "ratio")
+PERPLEXITY_MEAN = Quantity("perplexity_mean", "perplexity, to mean", "ratio")
 
 GU = Source("2410.10781", "the paper's text", sequences=100, length=64, dtype="float32")
 BARBERO = Source(
     "2504.02732",
     "the paper's text",
     remarks=(
-        "attention on the first token: our mean over rows, heads, blocks and sequences; whether the paper takes this "
+        "on first token: our mean of attention over rows, heads, blocks and sequences; whether the paper takes this "
         "mean or a rate above a threshold was not to be found out",
     ),
 )
@@ -151,8 +151,8 @@ SUN = Source(
     "2402.17762",
     "the paper's text",
     remarks=(
-        "massive blocks: where more than half of our sequences meet the criterion; massive dimensions: the two that "
-        "most sequences share at the block of the peak; both ways of counting are ours",
+        "first and last block: with a massive activation in more than half of our sequences, 0 for none; dimensions: "
+        "the two that most sequences share at the block of the peak; both ways of counting are ours",
     ),
 )
 SUN_ABLATED = Source(

@@ -11,7 +11,7 @@ import xarray as xr
 
 from ontogeny.dynamics.verify.published import Value
 from ontogeny.errors import OntogenyError
-from ontogeny.probes.massive import is_massive
+from ontogeny.probes.massive import NONE, is_massive
 
 EPSILON = 0.3
 MOST = 0.5
@@ -52,7 +52,8 @@ def massive_blocks(found: xr.Dataset) -> int:
 
 def dimensions(found: xr.Dataset) -> tuple[int, ...]:
     """The two dimensions that most sequences share among their three largest |h| at the block of the peak."""
-    return tuple(sorted(found["shared_dimension"].sel(depth=peak_block(found) + 1).values[:2].tolist()))
+    shared = found["shared_dimension"].sel(depth=peak_block(found) + 1).values[:2]
+    return tuple(sorted(shared[shared != NONE].tolist()))
 
 
 def first_block(found: xr.Dataset) -> int:
