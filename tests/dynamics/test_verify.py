@@ -250,7 +250,7 @@ def test_a_perplexity_is_the_exponential_of_the_loss(hub, monkeypatch) -> None:
 
 def test_a_loss_that_is_no_number_is_no_perplexity(hub, monkeypatch) -> None:
     rows = with_ablation(monkeypatch, ablated(1.5, math.nan, 2.0))
-    assert rows["perplexity, to 0"].reason == "the loss is no number"
+    assert rows["perplexity, to 0"].reason.startswith("the loss is no number")
     assert rows["perplexity"].reason is None
 
 

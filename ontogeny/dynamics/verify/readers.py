@@ -127,7 +127,7 @@ def _massive_depths(found: xr.Dataset) -> list[int]:
 def _exp(loss: float) -> float:
     """Raises OntogenyError for a loss that is no number."""
     if loss != loss:
-        raise OntogenyError("the loss is no number")
+        raise OntogenyError("the loss is no number, as it is where an intervention finds nothing to change")
     try:
         return exp(loss)
     except OverflowError:
