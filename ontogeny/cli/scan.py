@@ -26,7 +26,7 @@ def scan(
         str | None, typer.Option(help="Which probes, separated by commas: sinks, waivers, massive. (default: all)")
     ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, or task. (default: by source)")
+        str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, repeated, or task. (default: by source)")
     ] = None,
     sequences: Annotated[int, typer.Option(help="How many sequences to measure on.")] = 100,
     length: Annotated[int, typer.Option(help="Tokens in each sequence.")] = 64,
