@@ -2,8 +2,9 @@
 
 # The function is registered with transformers on import.
 from ontogeny.probes.capture import attention as _registered  # noqa: F401
+from ontogeny.probes.capture.arrays import trace_of_arrays
 from ontogeny.probes.capture.attending import attending
-from ontogeny.probes.capture.context import capture, run_pass
+from ontogeny.probes.capture.context import capture, evaluating, run_pass
 from ontogeny.probes.capture.lens import trace_of
 from ontogeny.probes.capture.trace import (
     ATTENTION,
@@ -33,6 +34,8 @@ __all__ = [
     "Trace",
     "attending",
     "capture",
+    "evaluating",
     "run_pass",
     "trace_of",
+    "trace_of_arrays",
 ]
