@@ -126,7 +126,7 @@ def reduce_passes(probes: Mapping[str, Probe], batches: Batches, run: Callable[[
 def reduce_trace(probes: Mapping[str, Probe], trace: Trace) -> dict[str, Arrays]:
     """The arrays of each probe that finds what it needs. Raises OntogenyError where none does."""
     possible = {name: probe for name, probe in probes.items() if probe.needs <= trace.available}
-    if not possible and RESIDUAL in trace.available and ATTENTION not in trace.available:
+    if not possible and ATTENTION not in trace.available and not trace.residual.startswith("unavailable"):
         raise OntogenyError(
             f"attention is {trace.attention}; the probes asked for need it: ask for the probe massive alone"
         )
