@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.probes.batches import Batches
-from ontogeny.probes.capture import ATTENTION, RESIDUAL, Trace, evaluating
+from ontogeny.probes.capture import ATTENTION, RESIDUAL, USUAL, Trace, evaluating
 from ontogeny.probes.experiment import Experiment, UnavailableError
 from ontogeny.probes.probe import Probe, ProbeSettings
 from ontogeny.probes.registry import DEFINITIONS, Probes, make_probes, needs_of
@@ -73,7 +73,7 @@ def measure(
     else:
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "batch_size": batch_size}
         _refuse_beside(source, [name for name, one in given.items() if one is not None])
-        trace = as_trace(source, needs_of(names))
+        trace = as_trace(source, needs_of(names) or USUAL)
         chosen, attributes = _chosen(names, trace.length, positions)
         found = [label(chosen.traced, [reduce_trace(chosen.traced, trace)], trace)] if chosen.traced else []
         found += _without(chosen.experiments, f"it runs a transformers model again, got a {type(source).__name__}")
@@ -104,7 +104,7 @@ def _of_model(run: ModelOnTokens, chosen: Probes, batches: Batches) -> list[xr.D
 def _refuse_beside(source: Any, given: Sequence[str]) -> None:
     if given:
         raise OntogenyError(
-            f"{', '.join(given)}: expected with a model alone, got a {type(source).__name__}; a mapping of "
+            f"{', '.join(given)}: expected with a model alone, got {type(source).__name__}; a mapping of "
             "arrays holds `input_ids` and `mask` itself, and probes are named by probes="
         )
 

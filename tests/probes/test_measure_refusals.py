@@ -362,5 +362,5 @@ def test_a_cache_without_its_maps_or_its_ids_is_refused(boot):
     assert "top_token" not in ontogeny.measure(cache)
     with pytest.raises(OntogenyError, match="the cached pass was given no token ids"):
         ontogeny.measure(cache, probes="walks")
-    with pytest.raises(OntogenyError, match="input_ids: expected with a model alone, got a ActivationCache"):
+    with pytest.raises(OntogenyError, match="input_ids: expected with a model alone, got ActivationCache"):
         ontogeny.measure(cache, ids)

@@ -223,6 +223,8 @@ def test_experiments_run_on_whole_sequences_of_a_transformers_model(monkeypatch)
         left_out = ontogeny.measure(source, probes=names)
         assert left_out.attrs["counting"].startswith("unavailable: it runs a transformers model again, got a")
         assert "counted" not in left_out and "massive_ratio" in left_out
+        alone = ontogeny.measure(source, probes="counting")
+        assert not alone.data_vars and alone.attrs["counting"] == left_out.attrs["counting"]
 
 
 @needs_lens

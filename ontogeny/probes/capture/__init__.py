@@ -19,6 +19,7 @@ from ontogeny.probes.capture.trace import (
     ResidualTrace,
     Trace,
 )
+from ontogeny.probes.capture.wanted import USUAL
 
 __all__ = [
     "ATTENTION",
@@ -26,6 +27,7 @@ __all__ = [
     "CONTEXTS",
     "NOT_ASKED",
     "RESIDUAL",
+    "USUAL",
     "VALUES",
     "WALKS",
     "AttentionTrace",
