@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.sources import open_series
     from ontogeny.dynamics.sources.state_dicts import open_state_dicts
     from ontogeny.fitting import EmergenceCurve, EmergenceFit, fit
-    from ontogeny.probes.capture import Trace, attending, capture, trace_of
+    from ontogeny.probes.capture import Trace, attending, capture, trace_of, trace_of_arrays
     from ontogeny.probes.measure import measure
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "plots",
     "scan",
     "trace_of",
+    "trace_of_arrays",
 ]
 
 _HOMES = {
@@ -80,6 +81,7 @@ _HOMES = {
     "open_state_dicts": "ontogeny.dynamics.sources.state_dicts",
     "scan": "ontogeny.dynamics.scan",
     "trace_of": "ontogeny.probes.capture",
+    "trace_of_arrays": "ontogeny.probes.capture",
 }
 
 

@@ -47,12 +47,23 @@ class Probes:
 
 def make_probes(names: Sequence[str] | None, settings: ProbeSettings) -> Probes:
     """The named probes, None for the default ones. Raises UsageError for a name that is in no table."""
+    wanted = _known(names)
+    return Probes(
+        traced={name: probe(settings) for name, probe in PROBES.items() if name in wanted},
+        experiments={name: experiment(settings) for name, experiment in EXPERIMENTS.items() if name in wanted},
+    )
+
+
+def needs_of(names: Sequence[str] | None) -> frozenset[str]:
+    """What a trace must hold for those of the named probes that read one. Raises UsageError likewise."""
+    wanted = _known(names)
+    return frozenset[str]().union(*(probe.needs for name, probe in PROBES.items() if name in wanted))
+
+
+def _known(names: Sequence[str] | None) -> Sequence[str]:
     known = [*PROBES, *EXPERIMENTS]
     wanted = list(DEFAULT) if names is None else names
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         raise UsageError(f"unknown probe {', '.join(unknown) or '(none given)'}: expected some of {', '.join(known)}")
-    return Probes(
-        traced={name: probe(settings) for name, probe in PROBES.items() if name in wanted},
-        experiments={name: experiment(settings) for name, experiment in EXPERIMENTS.items() if name in wanted},
-    )
+    return wanted

@@ -46,16 +46,15 @@ def attending(
             f"{type(mask_mod).__name__}"
         )
     whole = cast(PreTrainedModel, model.base_model)
-    blocks = find_blocks(whole)
-    base = find_owner(whole, blocks)
+    found = find_attention(whole, find_blocks(whole))
+    if isinstance(found, str):
+        raise OntogenyError(f"the attention of {type(whole).__name__} cannot be replaced: {found}")
+    base = find_owner(whole, found)
     if is_captured(base) or route_of(base) is not None:
         raise OntogenyError(
             f"{type(base).__name__} is inside another `capture` or `attending` already: enter `attending` once, and "
             "`capture` inside it"
         )
-    found = find_attention(whole, blocks)
-    if isinstance(found, str):
-        raise OntogenyError(f"the attention of {type(base).__name__} cannot be replaced: {found}")
     _check_sinks(sinks, len(found))
     with routed(base, Route(AttentionSettings(mechanism, sinks, mask_mod), layers=found)):
         yield

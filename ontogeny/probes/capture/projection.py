@@ -81,11 +81,9 @@ class UpdateNorms:
 
 
 def update_norm(projection: nn.Module, value: Tensor, heads: int) -> Tensor | str:
-    """||W_O v|| (B, H, T), each head's slice of the output projection applied to its `value` (B, Hkv, T, dv).
+    """The norms (B, H, T) of what the output projection makes of each head's `value` (B, Hkv, T, dv), see below.
 
-    Or, where the module is no linear map of all heads, the reason why there is none. By each head's Gram matrix, which
-    costs H times less than the projection itself; in float64, where squaring loses nothing that float32 could hold.
-    Source: value-state drains, arXiv 2410.13835.
+    Or, where the module is no linear map of all heads, the reason why there are none.
     """
     weight = getattr(projection, "weight", None)
     inputs = heads * value.shape[-1]
@@ -93,6 +91,15 @@ def update_norm(projection: nn.Module, value: Tensor, heads: int) -> Tensor | st
         weight = weight.T
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.shape[1:] != (inputs,):
         return f"the output projection is a {type(projection).__name__} without a matrix of {inputs} columns"
+    return projected_norm(weight, value, heads)
+
+
+def projected_norm(weight: Tensor, value: Tensor, heads: int) -> Tensor:
+    """||W_O v|| (B, H, T), each head's columns of `weight` (d, H dv) applied to its `value` (B, Hkv, T, dv).
+
+    By each head's Gram matrix, which costs H times less than the projection itself; in float64, where squaring loses
+    nothing that float32 could hold. Source: value-state drains, arXiv 2410.13835.
+    """
     by_head = weight.double().unflatten(1, (heads, -1)).permute(1, 2, 0)
     gram = by_head @ by_head.transpose(1, 2)
     v = value.double().repeat_interleave(heads // value.shape[1], 1)
