@@ -15,7 +15,7 @@ from ontogeny.probes.batches import Batches
 from ontogeny.probes.capture import ATTENTION, Trace
 from ontogeny.probes.experiment import Experiment, UnavailableError
 from ontogeny.probes.probe import Probe, ProbeSettings
-from ontogeny.probes.registry import DEFINITIONS, make_probes
+from ontogeny.probes.registry import DEFINITIONS, PROBES, make_probes
 from ontogeny.version import __version__
 
 Arrays = dict[str, Tensor]
@@ -37,8 +37,8 @@ COORDINATES = {
 def measure(trace: Trace, probes: Sequence[str] | None = None, positions: int | None = 16) -> xr.Dataset:
     """Turn what `capture` recorded into a labelled dataset, with the variables that a scan has for one checkpoint.
 
-    `probes` are names of probes, None for all; those that need what was not captured are left out. `positions` is the
-    number of key positions to keep, None for all.
+    `probes` are names of probes that read traces, None for all of these; those that need what was not captured are left
+    out. `positions` is the number of key positions to keep, None for all.
 
     Raises OntogenyError for an empty trace and where no probe is left, UsageError for an unknown probe.
     """
@@ -47,7 +47,8 @@ def measure(trace: Trace, probes: Sequence[str] | None = None, positions: int | 
     if positions is not None and not (isinstance(positions, int) and positions >= 1):
         raise UsageError(f"positions: expected a whole number, at least 1, or None for all, got {positions!r}")
     kept = None if positions is None else min(positions, trace.length)
-    chosen = make_probes([probes] if isinstance(probes, str) else probes, ProbeSettings(trace.length, kept))
+    names = list(PROBES) if probes is None else [probes] if isinstance(probes, str) else probes
+    chosen = make_probes(names, ProbeSettings(trace.length, kept))
     dataset = label(chosen.traced, [reduce_trace(chosen.traced, trace)], trace)
     return dataset.assign_attrs(
         length=trace.length,
