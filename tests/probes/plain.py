@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,11 +13,12 @@ import torch
 from ontogeny.dynamics.corpus import Corpus
 from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.progress import Progress
-from ontogeny.probes import ProbeSettings, make_probes
+from ontogeny.probes import PROBES, ProbeSettings, make_probes
 from tests.models import tiny, token_ids
 
 SEQUENCES, LENGTH = 5, 40
 LAYERS, HEADS, WIDTH = 3, 4, 8
+FLOATS = (torch.float32, torch.float64)
 
 # What each family calls the modules that make values and that its attention is handed on to, read off its source.
 VALUES = {"gpt_neox": "query_key_value", "gpt2": "attn.c_attn", "bert": "attention.self.value"}
@@ -102,19 +104,22 @@ def _by_head(family, out):
     return by_head.repeat_interleave(HEADS // by_head.shape[1], dim=1)
 
 
-_plain: dict[str, Plain] = {}
-
-
+@cache
 def plain_of(family) -> Plain:
-    """The plain pass of the family's random model, made once."""
-    if family not in _plain:
-        _plain[family] = plain_pass(tiny(family))
-    return _plain[family]
+    """The plain pass of the family's random model."""
+    return plain_pass(tiny(family))
 
 
-def tolerance(dtype):
-    """How close a number must come to the plain one: relative, by the dtype of the pass."""
-    return 1e-9 if dtype == torch.float64 else 2e-5
+@cache
+def measured_of(family, dtype):
+    """What every probe that reads traces measures of the family's random model, at all positions."""
+    return measured(in_dtype(family, dtype), names=tuple(PROBES), positions=None)
+
+
+def close(found, expected, dtype, message=""):
+    """Assert that numbers are the plain ones, to 1e-9 in a pass of float64 whose numbers are kept so, else to 1e-5."""
+    kept = np.asarray(found).dtype == np.float64 and dtype == torch.float64
+    np.testing.assert_allclose(found, expected, rtol=1e-9 if kept else 1e-5, err_msg=message)
 
 
 def in_dtype(family, dtype):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -12,13 +14,25 @@ from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture import capture, run_pass
 from ontogeny.probes.capture.projection import UpdateNorms, update_norm
 from tests.models import FAMILIES, tiny, tiny_falcon, token_ids
-from tests.probes.plain import HEADS, LAYERS, LENGTH, SEQUENCES, WIDTH, in_dtype, measured, plain_of, tolerance
+from tests.probes.plain import (
+    FLOATS,
+    HEADS,
+    LAYERS,
+    LENGTH,
+    SEQUENCES,
+    WIDTH,
+    close,
+    in_dtype,
+    measured,
+    measured_of,
+    plain_of,
+)
 
-FLOATS = [torch.float32, torch.float64]
 
-
-def update_norms(plain):
+@cache
+def update_norms(family):
     """||W_O v|| (N, L, H, T), a product for every key."""
+    plain = plain_of(family)
     norms = np.empty((SEQUENCES, LAYERS, HEADS, LENGTH))
     for n, layer, head, key in np.ndindex(norms.shape):
         part = plain.projections[layer][:, head * WIDTH : (head + 1) * WIDTH]
@@ -29,12 +43,10 @@ def update_norms(plain):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_update_norms_equal_products_with_each_heads_part_of_the_projection(family, dtype):
-    found = measured(in_dtype(family, dtype), names=("waivers",), positions=None)
-    norms = update_norms(plain_of(family))
-    expected = (norms / norms.mean(-1, keepdims=True)).mean(0)
-    float32_kept = found.update_norm.dtype == np.float32
-    np.testing.assert_allclose(found.update_norm, expected, rtol=1e-5 if float32_kept else 1e-9)
-    assert float32_kept == (dtype == torch.float32) and found.attrs["update_norm"] == "captured"
+    found = measured_of(family, dtype)
+    norms = update_norms(family)
+    close(found.update_norm, (norms / norms.mean(-1, keepdims=True)).mean(0), dtype)
+    assert found.attrs["update_norm"] == "captured"
     # It is another number than the value's own norm.
     assert abs(found.update_norm / found.value_norm - 1).max() > 0.05
 
@@ -43,15 +55,15 @@ def test_update_norms_equal_products_with_each_heads_part_of_the_projection(fami
 def test_a_traces_norms_are_not_relative(dtype):
     trace = run_pass(in_dtype("llama", dtype), token_ids(SEQUENCES, LENGTH))
     found = torch.stack([layer.update_norm for layer in trace.layers], 1)
-    np.testing.assert_allclose(found, update_norms(plain_of("llama")), rtol=tolerance(dtype))
+    close(found, update_norms("llama"), dtype)
 
 
-@pytest.mark.parametrize(("dtype", "close"), [(torch.bfloat16, 0.03), (torch.float16, 4e-3)])
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.03), (torch.float16, 4e-3)])
 @pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2", "opt", "bert"])
-def test_half_precision_comes_near(family, dtype, close):
+def test_half_precision_comes_near(family, dtype, near):
     found = run_pass(tiny(family).to(dtype), token_ids(SEQUENCES, LENGTH)).layers[0].update_norm
     assert found.dtype == torch.float32
-    np.testing.assert_allclose(found, update_norms(plain_of(family))[:, 0], rtol=close)
+    np.testing.assert_allclose(found, update_norms(family)[:, 0], rtol=near)
 
 
 def test_values_are_not_squared_out_of_range():
@@ -68,7 +80,7 @@ def test_under_autocast_the_norms_are_those_of_the_values_in_its_precision():
     with torch.autocast("cpu", torch.bfloat16), capture(model) as trace:
         model(ids)
     assert trace.updates == "captured"
-    np.testing.assert_allclose(trace.layers[0].update_norm, update_norms(plain_of("llama"))[:, 0], rtol=0.03)
+    np.testing.assert_allclose(trace.layers[0].update_norm, update_norms("llama")[:, 0], rtol=0.03)
 
 
 def test_a_users_inference_mode_changes_no_number():
@@ -144,7 +156,7 @@ def test_an_output_that_is_cast_to_the_projections_precision_is_measured():
         layer.self_attn.o_proj.register_forward_hook(lambda _m, _a, out: out.float())
     found = run_pass(model, token_ids(SEQUENCES, LENGTH))
     assert found.updates == "captured"
-    np.testing.assert_allclose(found.layers[2].update_norm, update_norms(plain_of("llama"))[:, 2], rtol=2e-5)
+    np.testing.assert_allclose(found.layers[2].update_norm, update_norms("llama")[:, 2], rtol=2e-5)
 
 
 class Scaled(nn.Linear):
