@@ -42,7 +42,7 @@ def test_distances_equal_loops_over_pairs(family, dtype):
             if expected < absolute:
                 assert float(found[name].sel(at)) == pytest.approx(0, abs=absolute)
             else:
-                close(found[name].sel(at), expected, dtype, f"{name} {depth}")
+                close(found[name].sel(at), expected, family, dtype, f"{name} {depth}")
         assert int(found.context_sequences.sel(at)) == len(there) == SEQUENCES
     learned = family in ("gpt2", "opt", "bert")  # positions that are added to the stream
     assert bool(found.context_distance.sel(depth=0) > 0.1) == learned

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import ontogeny
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture import run_pass
 from ontogeny.probes.capture.residual import reduce_residual
@@ -35,13 +36,13 @@ def run_of(there):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_massive_activations_equal_loops_over_the_residual_stream(family, dtype, monkeypatch):
     """With bounds that these models cross at some depths and not at others."""
-    monkeypatch.setattr("ontogeny.probes.massive.MASSIVE_THRESHOLD", 4.0)
-    monkeypatch.setattr("ontogeny.probes.massive.MASSIVE_MULTIPLE", 6.0)
-    monkeypatch.setattr("ontogeny.probes.massive.FLOAT16_LARGEST", 10.0)
+    monkeypatch.setattr("ontogeny.probes.massive.MASSIVE_THRESHOLD", 2.0)
+    monkeypatch.setattr("ontogeny.probes.massive.MASSIVE_MULTIPLE", 5.0)
+    monkeypatch.setattr("ontogeny.probes.massive.FLOAT16_LARGEST", 2.5)
     found = measured(in_dtype(family, dtype), names=("massive",))
     size, ids = np.abs(plain_of(family).states), token_ids(SEQUENCES, LENGTH)
     largest, median = size.max((2, 3)), np.quantile(size.reshape(*size.shape[:2], -1), 0.5, axis=-1, method="lower")
-    massive = (largest > 4) & (largest >= 6 * median)
+    massive = (largest > 2) & (largest >= 5 * median)
     for depth in range(LAYERS + 1):
         named = Counter()
         for n in range(SEQUENCES):
@@ -55,11 +56,11 @@ def test_massive_activations_equal_loops_over_the_residual_stream(family, dtype,
         np.testing.assert_allclose(found.shared_dimension_share.sel(depth=depth), shares)
         at = {"depth": depth}
         ratio = sum(largest[:, depth]) / sum(median[:, depth])
-        close(found.massive_ratio_of_means.sel(at), ratio, dtype)
+        close(found.massive_ratio_of_means.sel(at), ratio, family, dtype)
         assert float(found.massive_rate.sel(at)) == pytest.approx(massive[:, depth].mean())
-        relative = [big >= 6 * middle for big, middle in zip(largest[:, depth], median[:, depth], strict=True)]
+        relative = [big >= 5 * middle for big, middle in zip(largest[:, depth], median[:, depth], strict=True)]
         assert float(found.massive_rate_relative.sel(at)) == pytest.approx(np.mean(relative))
-        assert float(found.float16_overflow_rate.sel(at)) == pytest.approx((largest[:, depth] > 10).mean())
+        assert float(found.float16_overflow_rate.sel(at)) == pytest.approx((largest[:, depth] > 2.5).mean())
     runs = [run_of(one) for one in massive]
     np.testing.assert_array_equal(found.massive_onset, [start for start, _ in runs])
     np.testing.assert_array_equal(found.massive_lifetime, [length for _, length in runs])
@@ -68,9 +69,10 @@ def test_massive_activations_equal_loops_over_the_residual_stream(family, dtype,
 
 def test_the_loops_see_rates_between_none_and_all():
     """Over the families, the bounds of the test above part the sequences and depths."""
-    largest = np.stack([np.abs(plain_of(family).states).max((2, 3)) for family in FAMILIES])
-    for bound in (4, 10):
-        assert 0.02 < (largest > bound).mean() < 0.98
+    size = np.stack([np.abs(plain_of(family).states) for family in FAMILIES])
+    largest, median = size.max((-1, -2)), np.median(size, axis=(-1, -2))
+    for there in (largest > 2, largest > 2.5, largest > 5 * median):
+        assert 0.1 < there.mean() < 0.9
 
 
 BLOCKS, TOKEN, DIMENSION = 6, 9, 21
@@ -175,8 +177,6 @@ def test_padding_does_not_saturate():
 
 
 def test_without_token_ids_there_is_no_top_token():
-    import ontogeny
-
     model = tiny("llama")
     with ontogeny.capture(model) as trace:
         model(inputs_embeds=model.get_input_embeddings()(token_ids(2, LENGTH)))

@@ -103,7 +103,7 @@ def test_a_planted_sink_is_found_with_its_blocks(places, expected, factor):
 
 
 def test_padding_on_the_left_moves_the_first_token():
-    ids, mask = token_ids(2, LENGTH), torch.ones(2, LENGTH, dtype=torch.long)
+    ids, mask = torch.arange(3, 3 + LENGTH).repeat(2, 1), torch.ones(2, LENGTH, dtype=torch.long)
     mask[:, :7] = 0
     found = ontogeny.measure(run_pass(planted(places=((12, 1, 2),), first=7), ids, mask))
     assert (found.secondary_position == 12).all() and (found.secondary_lifetime == 2).all()

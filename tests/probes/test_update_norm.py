@@ -45,7 +45,7 @@ def update_norms(family):
 def test_update_norms_equal_products_with_each_heads_part_of_the_projection(family, dtype):
     found = measured_of(family, dtype)
     norms = update_norms(family)
-    close(found.update_norm, (norms / norms.mean(-1, keepdims=True)).mean(0), dtype)
+    close(found.update_norm, (norms / norms.mean(-1, keepdims=True)).mean(0), family, dtype)
     assert found.attrs["update_norm"] == "captured"
     # It is another number than the value's own norm.
     assert abs(found.update_norm / found.value_norm - 1).max() > 0.05
@@ -55,7 +55,7 @@ def test_update_norms_equal_products_with_each_heads_part_of_the_projection(fami
 def test_a_traces_norms_are_not_relative(dtype):
     trace = run_pass(in_dtype("llama", dtype), token_ids(SEQUENCES, LENGTH))
     found = torch.stack([layer.update_norm for layer in trace.layers], 1)
-    close(found, update_norms("llama"), dtype)
+    close(found, update_norms("llama"), "llama", dtype)
 
 
 @pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.03), (torch.float16, 4e-3)])

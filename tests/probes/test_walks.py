@@ -76,7 +76,9 @@ def test_walks_are_where_the_powers_of_the_map_say(moves, causal, monkeypatch):
     monkeypatch.setattr(walks_module, "WALKS_A_HEAD", walks)
     monkeypatch.setattr(walks_module, "MOVES", (moves,))
     kept = []
-    monkeypatch.setattr(walks_module, "_entropy_of_counts", lambda tokens: kept.append(tokens) or tokens.double()[..., 0])
+    monkeypatch.setattr(
+        walks_module, "_entropy_of_counts", lambda tokens: kept.append(tokens) or tokens.double()[..., 0]
+    )
     attention = chain(length, causal=causal)
     walk_entropy(attention, torch.arange(length)[None], torch.ones(1, length, dtype=torch.bool))
     expected = torch.linalg.matrix_power(attention[0, 0], moves)[-1]
@@ -112,7 +114,9 @@ def test_a_head_that_looks_at_one_token_has_no_entropy_and_one_that_goes_round_a
     expected = torch.tensor([math.log(4), math.log(8), math.log(8)])
     torch.testing.assert_close(walk_entropy(around, ids, valid)[0, 0], expected)
     pairs = torch.arange(length)[None] // 2  # two positions hold one token
-    torch.testing.assert_close(walk_entropy(around, pairs, valid)[0, 0], torch.tensor([math.log(2)] + [math.log(4)] * 2))
+    torch.testing.assert_close(
+        walk_entropy(around, pairs, valid)[0, 0], torch.tensor([math.log(2)] + [math.log(4)] * 2)
+    )
 
 
 def test_where_the_winner_takes_all_the_entropy_falls_as_a_walk_goes_on():
@@ -120,9 +124,9 @@ def test_where_the_winner_takes_all_the_entropy_falls_as_a_walk_goes_on():
     length = 64
     attention = torch.tril(torch.ones(1, 1, length, length))
     attention = attention / attention.sum(-1, keepdim=True)
-    short, middle, long = walk_entropy(
-        attention, torch.arange(length)[None], torch.ones(1, length, dtype=torch.bool)
-    )[0, 0].tolist()
+    short, middle, long = walk_entropy(attention, torch.arange(length)[None], torch.ones(1, length, dtype=torch.bool))[
+        0, 0
+    ].tolist()
     assert long < middle and long < short
 
 

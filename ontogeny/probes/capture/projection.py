@@ -122,6 +122,8 @@ def _matrix(projection: nn.Module) -> Tensor | None:
     """
     weight = getattr(projection, "weight", None)
     plain = type(projection).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(projection)
-    if not plain or type(weight) not in (Tensor, nn.Parameter) or weight.dtype not in EXACT or weight.is_meta:
+    if not plain or not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter):
+        return None
+    if weight.dtype not in EXACT or weight.is_meta:
         return None
     return weight.T if isinstance(projection, Conv1D) else weight

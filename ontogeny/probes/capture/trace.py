@@ -26,8 +26,8 @@ class AttentionTrace:
 
     `column_mass` and `visible_rows` (B, H, T): see `AttentionStats`. `value_norm` (B, H, T): the Euclidean norm of each
     key's value, a shared value standing at each of its query heads. `entropy` (nats), `row_max`, `participation`
-    (keys), `mass`, `distance` (tokens) and `first_share`, the attention on the sequence's first token, are (B, H): means
-    over the query rows that see a key.
+    (keys), `mass`, `distance` (tokens) and `first_share`, the attention on the sequence's first token, are (B, H):
+    means over the query rows that see a key.
 
     `support` (B, H, R): the least number of keys whose attention sums to 0.90 of the row; `row_length` (B, H, R): how
     many keys that row may see, 0 where a sequence has no such row. `tokens` (B,): how many tokens of the sequence are
