@@ -23,7 +23,10 @@ def scan(
         str | None, typer.Option(help="all, log, or a list with ranges: 0,1,512,1000:143000:1000. (default: by source)")
     ] = None,
     probes: Annotated[
-        str | None, typer.Option(help="Which probes, separated by commas: sinks, waivers, massive. (default: all)")
+        str | None,
+        typer.Option(
+            help="Which probes, separated by commas: sinks, secondary, waivers, massive (the default), contexts, walks."
+        ),
     ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, repeated, or task. (default: by source)")

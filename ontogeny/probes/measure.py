@@ -16,7 +16,7 @@ from ontogeny.probes.batches import Batches
 from ontogeny.probes.capture import ATTENTION, RESIDUAL, USUAL, Trace, evaluating
 from ontogeny.probes.experiment import Experiment, UnavailableError
 from ontogeny.probes.probe import Probe, ProbeSettings
-from ontogeny.probes.registry import DEFINITIONS, Probes, make_probes, needs_of
+from ontogeny.probes.registry import DEFINITIONS, Probes, make_probes, needs_of, readable
 from ontogeny.probes.sources import ModelOnTokens, as_model, as_trace
 from ontogeny.version import __version__
 
@@ -47,7 +47,6 @@ def measure(
 ) -> xr.Dataset:
     """Measure what you have: a labelled dataset, with the variables that a scan has for one checkpoint.
 
-    `source` is one of
 
     - a transformers model or a TransformerLens `TransformerBridge`, which is run on `input_ids`: (N, T), or a list of
       lists of one length, with an `attention_mask` (N, T) where there is padding, `batch_size` sequences a pass, None
@@ -56,8 +55,9 @@ def measure(
     - an `ActivationCache`, as TransformerLens' `run_with_cache` returns;
     - a mapping of arrays, of torch or numpy, by the names of the arguments of `trace_of_arrays`.
 
-    `probes` are names of probes, None for the default ones. What a source does not lend itself to is left out, and an
-    attribute of the probe's name says why. `positions` is the number of key positions to keep, None for all.
+    `probes` are names of probes, None for the default ones and those besides that find what they need in a trace. What
+    a source does not lend itself to is left out, and an attribute of the probe's name says why. `positions` is the
+    number of key positions to keep, None for all.
 
     Raises OntogenyError for another source, for what a source does not take, and where no probe is left; UsageError
     for an unknown probe.
@@ -74,7 +74,7 @@ def measure(
         given = {"input_ids": input_ids, "attention_mask": attention_mask, "batch_size": batch_size}
         _refuse_beside(source, [name for name, one in given.items() if one is not None])
         trace = as_trace(source, needs_of(names) or USUAL)
-        chosen, attributes = _chosen(names, trace.length, positions)
+        chosen, attributes = _chosen(readable(trace) if names is None else names, trace.length, positions)
         found = [label(chosen.traced, [reduce_trace(chosen.traced, trace)], trace)] if chosen.traced else []
         found += _without(chosen.experiments, f"it runs a transformers model again, got a {type(source).__name__}")
     return joined(found).assign_attrs(attributes)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ontogeny.errors import UsageError
+from ontogeny.probes.capture import Trace
 from ontogeny.probes.contexts import ContextsProbe
 from ontogeny.probes.experiment import Experiment
 from ontogeny.probes.massive import MassiveProbe
@@ -58,6 +59,11 @@ def needs_of(names: Sequence[str] | None) -> frozenset[str]:
     """What a trace must hold for those of the named probes that read one. Raises UsageError likewise."""
     wanted = _known(names)
     return frozenset[str]().union(*(probe.needs for name, probe in PROBES.items() if name in wanted))
+
+
+def readable(trace: Trace) -> list[str]:
+    """The default probes, and those besides that find in the trace what they need."""
+    return [name for name, probe in PROBES.items() if name in DEFAULT or probe.needs <= trace.available]
 
 
 def _known(names: Sequence[str] | None) -> Sequence[str]:

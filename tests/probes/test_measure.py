@@ -15,6 +15,7 @@ from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.kernels.masks import sliding_window
 from ontogeny.probes import DEFINITIONS, ProbeSettings, make_probes
 from ontogeny.probes.capture import Trace, run_pass
+from ontogeny.probes.capture.context import EVERYTHING
 from tests.models import tiny, tiny_falcon, token_ids
 
 SEQUENCES, LENGTH = 6, 40
@@ -72,9 +73,11 @@ def padded(ids, left, right):
 )
 def test_padding_changes_no_number_of_the_tokens(length, left, right):
     model, ids = tiny("llama", max_position_embeddings=600), token_ids(2, length)
-    with ontogeny.capture(model) as trace:
+    with ontogeny.capture(model, needs=EVERYTHING) as trace:
         model(**padded(ids, left, right))
-    found, plain = ontogeny.measure(trace, positions=None), ontogeny.measure(run_pass(model, ids), positions=None)
+    found = ontogeny.measure(trace, positions=None)
+    plain = ontogeny.measure(run_pass(model, ids, needs=EVERYTHING), positions=None)
+    assert {"walk_entropy", "context_distance", "secondary_sinks", "update_norm"} <= set(plain.data_vars)
     assert (plain.support_90 > 0).all() and bool((plain.head_class > 0).all()) == (length == 300)
     for name, expected in plain.data_vars.items():
         got = found[name]
@@ -82,7 +85,7 @@ def test_padding_changes_no_number_of_the_tokens(length, left, right):
             outside = [*range(left), *range(left + length, left + length + right)]
             assert got.isel(position=outside).isnull().all(), name
             got = got[..., left : left + length]
-        elif name in ("top_position", "top_sink_position"):
+        elif name in ("top_position", "top_sink_position", "secondary_position"):
             got = got.where(got < 0, got - left)
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6, err_msg=name)
 
@@ -99,7 +102,7 @@ def test_a_sequence_without_a_key_is_in_no_mean_over_it(batch_size):
     alone = []
     for n in range(3):
         alone.append(ontogeny.measure(run_pass(model, ids[n : n + 1], mask[n : n + 1]), positions=None))
-    for name in ("sink_score", "sink_rate", "value_norm", "waiver_rate"):
+    for name in ("sink_score", "sink_rate", "act_sink_rate", "value_norm", "update_norm", "waiver_rate"):
         for keys, having in ((slice(15), (0, 2)), (slice(15, 30), (0,)), (slice(30, 45), (0, 1))):
             expected = np.mean([alone[n][name].values[..., keys] for n in having], axis=0)
             np.testing.assert_allclose(found[name][..., keys], expected, rtol=1e-4, atol=1e-6, err_msg=name)

@@ -24,6 +24,7 @@ def reduce_attention(
     how many rows see a key; `valid` (B, T): what is no padding; `whole`: the map, where it is to be kept.
     """
     count = seeing.clamp_min(1)
+    first = valid.int().argmax(1)
     return AttentionTrace(
         column_mass=stats.column_mass,
         visible_rows=stats.visible_rows,
@@ -33,6 +34,7 @@ def reduce_attention(
         participation=stats.participation.sum(-1) / count,
         mass=stats.mass.sum(-1) / count,
         distance=stats.distance,
+        first_share=stats.column_mass[torch.arange(len(first), device=first.device), :, first] / count,
         support=support_size(rows),
         row_length=row_length,
         tokens=valid.sum(1, dtype=torch.int32),

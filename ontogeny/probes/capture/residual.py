@@ -97,9 +97,11 @@ def _first_cosine(state: Tensor, valid: Tensor | None) -> Tensor:
     """The cosine (B, T) between each state and that of the first token; 0 where a state is zero, NaN at padding."""
     place = torch.zeros(len(state), dtype=torch.long, device=state.device) if valid is None else valid.int().argmax(1)
     every = torch.arange(len(state), device=state.device)
-    norm = torch.linalg.vector_norm(state, dim=-1)
-    unit = state[every, place] / norm[every, place, None].clamp_min(torch.finfo(norm.dtype).tiny)
-    cosine = torch.linalg.vecdot(state, unit[:, None]) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    tiny = torch.finfo(state.dtype).tiny
+    scaled = state / state.abs().amax(-1, keepdim=True).clamp_min(tiny)  # whose squares neither overflow nor vanish
+    norm = torch.linalg.vector_norm(scaled, dim=-1).clamp_min(tiny)
+    first, length = scaled[every, place], norm[every, place]
+    cosine = torch.linalg.vecdot(scaled, (first / length[:, None])[:, None]) / norm
     return cosine if valid is None else cosine.masked_fill(~valid, torch.nan)
 
 

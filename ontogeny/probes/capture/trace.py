@@ -27,8 +27,8 @@ class AttentionTrace:
 
     `column_mass` and `visible_rows` (B, H, T): see `AttentionStats`. `value_norm` (B, H, T): the Euclidean norm of each
     key's value, a shared value standing at each of its query heads; None for arrays that came without values. `entropy`
-    (nats), `row_max`, `participation` (keys), `mass` and `distance` (tokens) are (B, H): means over the query rows that
-    see a key.
+    (nats), `row_max`, `participation` (keys), `mass`, `distance` (tokens) and `first_share`, the attention on the
+    sequence's first token, are (B, H): means over the query rows that see a key.
 
     `support` (B, H, R): the least number of keys whose attention sums to 0.90 of the row; `row_length` (B, H, R): how
     many keys that row may see, 0 where a sequence has no such row. `tokens` (B,): how many tokens of the sequence are
@@ -47,6 +47,7 @@ class AttentionTrace:
     participation: Tensor
     mass: Tensor
     distance: Tensor
+    first_share: Tensor
     support: Tensor
     row_length: Tensor
     tokens: Tensor
@@ -191,7 +192,7 @@ def _join(passes: Sequence[Pass]) -> Pass:
         layers=tuple(_concatenate(parts) for parts in zip(*(one.layers for one in passes), strict=True)),
         depths=tuple(_concatenate(parts) for parts in zip(*(one.depths for one in passes), strict=True)),
         attention=first.attention,
-        updates=first.updates,
+        updates=next((one.updates for one in passes if one.updates != CAPTURED), CAPTURED),
         ids=_along_sequences([one.ids for one in passes]),
         residual=first.residual,
     )
