@@ -14,8 +14,9 @@ from ontogeny.kernels.attention import Implementation
 from ontogeny.probes.capture import ATTENTION, CAPTURED, Trace, capture
 from ontogeny.probes.experiment import UnavailableError
 
-# Two passes whose attention to a key differs by no more than rounding are the same pass.
-SAME_RELATIVE, SAME_ABSOLUTE = 1e-3, 1e-6
+# By how much attention differs, relative to itself, where nothing but rounding does: in the very same computation, and
+# in one whose keys have changed their order.
+ROUNDING, REORDERED = 1e-5, 1e-3
 
 
 class Encodings(IntEnum):
@@ -89,7 +90,7 @@ def find_exchange(
             break
     swapped = _columns(plain.run(ids, tokens=True))
     later = slice(slot + 1, None)
-    follows = _same(swapped[0][:, :, later].flip(-1), before[0][:, :, later])
+    follows = _same([swapped[0][:, :, later].flip(-1)], [before[0][:, :, later]], REORDERED)
     return plain, Encodings.ABSENT if follows else Encodings.FIXED
 
 
@@ -107,6 +108,5 @@ def _columns(trace: Trace) -> list[Tensor]:
     return [layer.columns for layer in trace.layers if layer.columns is not None]
 
 
-def _same(one: list[Tensor] | Tensor, other: list[Tensor] | Tensor) -> bool:
-    pairs = zip(one, other, strict=True)
-    return all(torch.allclose(a, b, rtol=SAME_RELATIVE, atol=SAME_ABSOLUTE) for a, b in pairs)
+def _same(one: list[Tensor], other: list[Tensor], tolerance: float = ROUNDING) -> bool:
+    return all(torch.allclose(a, b, rtol=tolerance, atol=tolerance * 1e-3) for a, b in zip(one, other, strict=True))

@@ -52,9 +52,7 @@ class WaiverKindsExperiment:
         length = batches.ids.shape[1]
         slot = slot_of(length)
         one = Batches(batches.ids[:1], 1, batches.device)
-        [(exchange, encodings)] = one.each(
-            lambda ids: find_exchange(model, ids, slot, cast(Implementation, impl))
-        )
+        [(exchange, encodings)] = one.each(lambda ids: find_exchange(model, ids, slot, cast(Implementation, impl)))
         parts = batches.each(lambda ids: _outcomes(exchange, encodings, ids))
         sinks, outcomes = (np.concatenate([part[name] for part in parts]) for name in ("sink", "outcome"))
         kinds = np.where(sinks, decide(outcomes, encodings, parts[0]["ordered"]), NONE)
@@ -91,7 +89,7 @@ def decide(outcomes: np.ndarray, encodings: Encodings, ordered: np.ndarray) -> n
 
 
 def most_frequent(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The kind that most of axis 0 speaks for, the share of it that does, and how many speak, those of no kind left out.
+    """The kind that most of axis 0 speak for, the share of them that do, and how many speak; those of no kind do not.
 
     A tie is undetermined; where nobody speaks the kind is none and the share NaN.
     """
