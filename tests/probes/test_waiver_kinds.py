@@ -31,6 +31,7 @@ from ontogeny.probes.waiver_kinds import (
 )
 from tests.models import FAMILIES, SIZES, tiny, tiny_falcon, token_ids
 from tests.probes.planted_sinks import (
+    MARK,
     plant_causal,
     plant_feature,
     plant_joint,
@@ -115,12 +116,16 @@ def test_exchanging_equal_tokens_tells_nothing():
 
 
 def test_a_slot_that_draws_attention_before_anything_is_exchanged_tells_nothing():
-    planted = plant_feature("gpt2", 0)
-    planted.ids[:2, slot_of(planted.ids.shape[1])] = planted.ids[:2, 0] - 1
-    planted.model.transformer.wte.weight[planted.ids[0, 0] - 1, 2] = 1.0  # marks that token too
-    share = run(planted.model, planted.ids).waiver_kind_share.sel(layer=planted.layer, head=planted.head)
-    assert share.sel(outcome="inconclusive").values.tolist() == [0.5, 0.5, 0.5]
-    assert share.sel(outcome="followed", intervention="token") == 0.5
+    planted = plant_joint("gpt2", 0)
+    rival = 0
+    planted.ids[:2, slot_of(planted.ids.shape[1])] = rival
+    planted.model.transformer.wte.weight[rival, MARK] = 0.75  # where the joint sink is broken up, all look here
+    found = run(planted.model, planted.ids).sel(layer=planted.layer, head=planted.head)
+    assert found.waiver_kind_sequences == 4
+    assert found.waiver_kind == UNDETERMINED and found.waiver_kind_confidence == 1
+    share = found.waiver_kind_share
+    assert share.sel(outcome="followed").values.tolist() == [0, 0, 0.5]
+    assert share.sel(outcome="inconclusive").values.tolist() == [1, 1, 0.5]
 
 
 def test_without_sinks_there_are_no_kinds():
