@@ -65,7 +65,7 @@ class Measurement:
         progress = progress or Progress()
         size = self.batch_size if batch_size is None else batch_size
         dataset = measure_checkpoint(model, self.corpus, self.probes, size, progress, self.settings.impl)
-        if dataset.attrs["attention"].startswith("unavailable"):
+        if dataset.attrs.get("attention", "").startswith("unavailable"):
             progress.note(f"{name}: attention is {dataset.attrs['attention']}")
         labels = {
             "step": np.array([step], dtype=np.int64),

@@ -13,6 +13,7 @@ from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
 from ontogeny.probes.secondary import SecondarySinksProbe
 from ontogeny.probes.sinks import SinksProbe
+from ontogeny.probes.waiver_kinds import WaiverKindsExperiment
 from ontogeny.probes.waivers import WaiversProbe
 from ontogeny.probes.walks import WalksProbe
 
@@ -25,7 +26,9 @@ PROBES: dict[str, type[Probe]] = {
     "walks": WalksProbe,
 }
 # They run the model again, several times over.
-EXPERIMENTS: dict[str, type[Experiment]] = {}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "waiver_kinds": WaiverKindsExperiment,
+}
 DEFAULT = ("sinks", "secondary", "waivers", "massive")
 
 # Goes up whenever a number of any probe changes its meaning, or a probe gains one: scans of different definitions do
