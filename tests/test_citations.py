@@ -12,7 +12,7 @@ import xarray as xr
 import ontogeny
 from ontogeny.bibliography import ARXIV_ID, references, works_named
 from ontogeny.errors import UsageError
-from ontogeny.probes.capture.context import EVERYTHING
+from ontogeny.probes.capture.wanted import EVERYTHING
 from ontogeny.probes.registry import PROBES
 from tests.models import tiny, token_ids
 

@@ -32,6 +32,7 @@ COORDINATES = {
     "epsilon": ("threshold of the sink score", "1"),
     "moves": ("moves of a walk", "1"),
     "intervention": ("what was changed", "1"),
+    "swap": ("what positions 0 and m exchanged", "1"),
     "outcome": ("where the sink went", "1"),
 }
 

@@ -28,7 +28,7 @@ from ontogeny.probes.waivers import WAIVER_EPSILON
 FARTHEST_SLOT = 8
 FOLLOWED_ABOVE, STAYED_BELOW = 0.8, 0.2
 
-INTERVENTIONS = ("token", "position", "both")
+SWAPS = ("token", "position", "both")
 OUTCOMES = ("followed", "stayed", "inconclusive")
 FOLLOWED, STAYED, INCONCLUSIVE = range(3)
 NOT_TRIED = -1
@@ -72,7 +72,7 @@ def slot_of(length: int) -> int:
 
 
 def decide(outcomes: np.ndarray, encodings: Encodings, ordered: np.ndarray) -> np.ndarray:
-    """The kind that each sequence speaks for, outcomes (S, 3, L, H) in the order of INTERVENTIONS -> (S, L, H).
+    """The kind that each sequence speaks for, outcomes (S, 3, L, H) in the order of SWAPS -> (S, L, H).
 
     `ordered` (L,) tells the layers in which, or before which, keys are hidden causally. Without encodings a key is its
     token and its place in the causal order, and the token alone decides; where encodings are fixed, a sink that stays
@@ -104,7 +104,7 @@ def most_frequent(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _outcomes(exchange: Exchange, encodings: Encodings, ids: Tensor) -> Mapping[str, np.ndarray]:
-    """Of a batch: `sink` (B, L, H), whether a head has its sink at 0, and `outcome` (B, 3, L, H) of each intervention.
+    """Of a batch: `sink` (B, L, H), whether a head has its sink at 0, and `outcome` (B, 3, L, H) of each swap.
 
     `ordered` (L,): see `decide`.
     """
@@ -168,7 +168,7 @@ def _dataset(kinds: np.ndarray, outcomes: np.ndarray, encodings: Encodings, slot
         ),
         "waiver_kind_sequences": variable(where, sequences, "sequences in which the head has a sink", "1", PAPER),
         "waiver_kind_share": variable(
-            f"outcome intervention {where}", shares, "share of the sequences with a sink by where it went", "1", PAPER
+            f"outcome swap {where}", shares, "share of the sequences with a sink by where it went", "1", PAPER
         ),
         "waiver_kind_of_model": variable(
             "", model_kind, "by what most heads choose their sinks at position 0", "1", PAPER, **flags
@@ -190,7 +190,7 @@ def _dataset(kinds: np.ndarray, outcomes: np.ndarray, encodings: Encodings, slot
     coordinates = {
         "layer": np.arange(layers),
         "head": np.arange(heads),
-        "intervention": np.array(INTERVENTIONS, dtype=object),
+        "swap": np.array(SWAPS, dtype=object),
         "outcome": np.array(OUTCOMES, dtype=object),
     }
     constants = {

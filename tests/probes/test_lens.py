@@ -13,7 +13,7 @@ import torch
 import ontogeny
 from ontogeny.bench.memory import peak_bytes
 from ontogeny.probes.capture import run_pass
-from ontogeny.probes.capture.context import EVERYTHING
+from ontogeny.probes.capture.wanted import EVERYTHING
 from tests.models import tiny, token_ids
 
 pytestmark = pytest.mark.skipif(find_spec("transformer_lens") is None, reason="needs pip install ontogeny[lens]")

@@ -15,7 +15,7 @@ from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.kernels.masks import sliding_window
 from ontogeny.probes import DEFINITIONS, ProbeSettings, make_probes
 from ontogeny.probes.capture import Trace, run_pass
-from ontogeny.probes.capture.context import EVERYTHING
+from ontogeny.probes.capture.wanted import EVERYTHING
 from tests.models import tiny, tiny_falcon, token_ids
 
 SEQUENCES, LENGTH = 6, 40

@@ -87,8 +87,8 @@ def test_a_sink_that_is_where_no_predecessor_is(seed):
 def test_without_encodings_the_token_alone_decides(seed):
     family = ("gpt2", "opt")[seed % 2]
     share = assert_planted(plant_causal(family, seed, encodings=False), CAUSAL_ORDER)
-    assert share.sel(intervention="token", outcome="stayed") == 1
-    assert share.sel(intervention=["position", "both"]).isnull().all()
+    assert share.sel(swap="token", outcome="stayed") == 1
+    assert share.sel(swap=["position", "both"]).isnull().all()
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -253,7 +253,7 @@ def test_a_forward_that_takes_no_position_ids(monkeypatch):
     planted = plant_positional("gpt2", 0)
     found = run(planted.model, planted.ids).sel(layer=planted.layer, head=planted.head)
     assert found.waiver_kind == UNDETERMINED  # it stays for its encoding, not for the causal order
-    assert found.waiver_kind_share.sel(intervention=["position", "both"]).isnull().all()
+    assert found.waiver_kind_share.sel(swap=["position", "both"]).isnull().all()
 
 
 def test_encodings_that_are_zero_are_absent():
@@ -284,7 +284,7 @@ def test_a_scan_keeps_it_on_disk_as_in_memory(tmp_path):
     last = stored.sel(step=10000)
     assert (stored.waiver_kind.sel(step=0) == NONE).all()
     assert (last.waiver_kind.sel(layer=[1, 2]) == FEATURE).all()
-    assert (last.waiver_kind_share.sel(outcome="followed", intervention="token", layer=[1, 2]) == 1).all()
+    assert (last.waiver_kind_share.sel(outcome="followed", swap="token", layer=[1, 2]) == 1).all()
 
 
 def test_sequences_with_a_sink_are_those_of_the_sink_rate():

@@ -106,9 +106,9 @@ def test_shares_and_kinds_are_those_of_loops_over_eager_maps(family, monkeypatch
         here = found.sel(layer=layer, head=head)
         records = expected.get((layer, head), [])
         assert here.waiver_kind_sequences == len(records)
-        for number, intervention in enumerate(("token", "position", "both")):
+        for number, swap in enumerate(("token", "position", "both")):
             for outcome in ("followed", "stayed", "inconclusive"):
-                share = here.waiver_kind_share.sel(outcome=outcome, intervention=intervention).item()
+                share = here.waiver_kind_share.sel(outcome=outcome, swap=swap).item()
                 count = sum(outcomes[number] == outcome for _, outcomes in records)
                 assert share == pytest.approx(count / len(records) if records else np.nan, nan_ok=True)
         kinds = [kind for kind, _ in records]
