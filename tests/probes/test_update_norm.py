@@ -125,6 +125,12 @@ def test_what_is_edited_before_it_is_projected_is_not_measured(edit, inference):
     assert found.attrs["update_norm"] == trace.updates
 
 
+def test_what_is_transposed_is_read_otherwise_though_it_is_the_same_memory():
+    """As many tokens as there are inputs, so that tokens could be taken for them."""
+    model = between(tiny("llama"), 1, lambda output: output.transpose(1, 2))
+    assert run_pass(model, token_ids(2, 32)).updates.startswith("unavailable: in layer 1, no linear map")
+
+
 class Adapted(nn.Module):
     """A linear map with a low-rank one beside it, as adapters are; `dtype` is that of the latter."""
 
