@@ -234,6 +234,15 @@ def test_a_projection_of_another_width_is_no_projection_of_all_heads():
     )
 
 
+@pytest.mark.parametrize("stored", [torch.int8, torch.float8_e4m3fn, "meta"])
+def test_a_weight_whose_numbers_are_elsewhere_or_scaled_is_no_matrix(stored):
+    projection = nn.Linear(8, 8, bias=False)
+    projection.weight = nn.Parameter(projection.weight.to(stored), requires_grad=False)
+    assert update_norm(projection, torch.ones(1, 2, 3, 4), 2) == (
+        "the output projection is a Linear without a plain matrix of 8 columns"
+    )
+
+
 def test_one_batch_without_norms_makes_a_trace_without_them():
     model = tiny("llama")
     with capture(model) as trace:
