@@ -125,6 +125,12 @@ def test_what_is_edited_before_it_is_projected_is_not_measured(edit, inference):
     assert found.attrs["update_norm"] == trace.updates
 
 
+def test_what_is_transposed_is_read_otherwise_though_it_is_the_same_memory():
+    """As many tokens as there are inputs, so that tokens could be taken for them."""
+    model = between(tiny("llama"), 1, lambda output: output.transpose(1, 2))
+    assert run_pass(model, token_ids(2, 32)).updates.startswith("unavailable: in layer 1, no linear map")
+
+
 class Adapted(nn.Module):
     """A linear map with a low-rank one beside it, as adapters are; `dtype` is that of the latter."""
 
@@ -224,6 +230,15 @@ def test_a_parametrized_projection_is_measured_by_the_matrix_that_it_computes_wi
 
 def test_a_projection_of_another_width_is_no_projection_of_all_heads():
     assert update_norm(nn.Linear(16, 8), torch.ones(1, 2, 3, 4), 2) == (
+        "the output projection is a Linear without a plain matrix of 8 columns"
+    )
+
+
+@pytest.mark.parametrize("stored", [torch.int8, torch.float8_e4m3fn, "meta"])
+def test_a_weight_whose_numbers_are_elsewhere_or_scaled_is_no_matrix(stored):
+    projection = nn.Linear(8, 8, bias=False)
+    projection.weight = nn.Parameter(projection.weight.to(stored), requires_grad=False)
+    assert update_norm(projection, torch.ones(1, 2, 3, 4), 2) == (
         "the output projection is a Linear without a plain matrix of 8 columns"
     )
 
