@@ -16,7 +16,7 @@ from ontogeny.probes.capture.support import CLASS_LENGTH, SHARE, sampled_rows
 from ontogeny.probes.probe import ProbeSettings, Variable, lower_median, mean_where, variable
 from ontogeny.probes.scores import rows_needed, sink_scores
 
-EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
 NO_SINK = -1
 NO_ROW = -1
 CLASS_BOUNDS = (1 / 2, 1 / 8, 1 / 32)

@@ -13,7 +13,7 @@ from ontogeny.dynamics.verify.published import Value
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.massive import NONE, is_massive
 
-EPSILON = 0.3
+EPSILON, STRICT_EPSILON = 0.3, 0.8
 MOST = 0.5
 IN_PERCENT = 100.0
 
@@ -23,9 +23,9 @@ def sink_rate(found: xr.Dataset) -> float:
     return IN_PERCENT * float(found["sink_rate"].sel(epsilon=EPSILON, position=0).mean())
 
 
-def first_token_share(found: xr.Dataset) -> float:
-    """The share of attention on the first token in percent, over rows, sequences, blocks and heads."""
-    return IN_PERCENT * float(found["first_token_share"].mean())
+def strict_sink_rate(found: xr.Dataset) -> float:
+    """The same with the threshold of 2504.02732."""
+    return IN_PERCENT * float(found["sink_rate"].sel(epsilon=STRICT_EPSILON, position=0).mean())
 
 
 def peak(found: xr.Dataset) -> float:
@@ -90,7 +90,7 @@ READERS: dict[str, Callable[[xr.Dataset], Value]] = {
     reader.__name__: reader
     for reader in (
         sink_rate,
-        first_token_share,
+        strict_sink_rate,
         peak,
         peak_block,
         peak_dimension,
