@@ -314,7 +314,7 @@ def test_every_difference_of_the_protocol_is_named() -> None:
     } == set(Row(figure, 70.0, other).notes()) - set(same)
     assert (
         "64 tokens each: how many the paper has is not known"
-        in Row(one("sinks", "on first token %"), 1.0, USED).notes()
+        in Row(one("sinks", "rate above 0.8 %"), 1.0, USED).notes()
     )
 
 

@@ -132,8 +132,8 @@ BARBERO = Source(
     "2504.02732",
     "the paper's text",
     remarks=(
-        "rate above 0.8: Sink_1 with epsilon 0.8, which is what others who repeat the paper's table call it; the paper's "
-        "own text could not be consulted",
+        "rate above 0.8: Sink_1 with epsilon 0.8, as those who repeat the paper's table call it; the paper's own text "
+        "could not be consulted",
     ),
 )
 OWEN = Source(
