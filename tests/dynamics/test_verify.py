@@ -100,9 +100,9 @@ def test_the_strict_rate_has_the_threshold_of_its_paper(hub, folders, monkeypatc
     hub.repositories["meta-llama/Llama-3.1-8B"] = hub.repositories[LLAMA2]
     maps, _ = eager(folders[LLAMA2], text_ids(True))
     assert verified(["LLaMA3.1-8B"], "sinks")["rate above 0.8 %"].ours == pytest.approx(sink_1(maps, 0.8))
-    monkeypatch.setattr("ontogeny.dynamics.verify.readers.STRICT_EPSILON", 0.5)
+    monkeypatch.setattr("ontogeny.dynamics.verify.readers.STRICT_EPSILON", 0.3)
     lenient = verified(["LLaMA3.1-8B"], "sinks")["rate above 0.8 %"].ours
-    assert lenient == pytest.approx(sink_1(maps, 0.5)) and 0 < lenient < 100
+    assert lenient == pytest.approx(sink_1(maps, 0.3)) and 0 < lenient < 100
 
 
 def test_massive_activations_are_those_of_raw_block_outputs(hub, folders) -> None:
