@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ontogeny.errors import UsageError
+from ontogeny.probes.ablation import AblationExperiment
 from ontogeny.probes.contexts import ContextsProbe
+from ontogeny.probes.dormancy import DormancyExperiment
 from ontogeny.probes.experiment import Experiment
 from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
@@ -24,7 +26,10 @@ PROBES: dict[str, type[Probe]] = {
     "walks": WalksProbe,
 }
 # They run the model again, several times over.
-EXPERIMENTS: dict[str, type[Experiment]] = {}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "ablation": AblationExperiment,
+    "dormancy": DormancyExperiment,
+}
 DEFAULT = ("sinks", "secondary", "waivers", "massive")
 
 # Goes up whenever a number of any probe changes its meaning, or a probe gains one: scans of different definitions do

@@ -72,7 +72,7 @@ def capture(
     trace = Trace(notes=recorder.notes)
     _captured.add(recorder.base)
     try:
-        with _evaluating(model, recorder.base), recorder.hooked(), _committed(recorder, trace):
+        with evaluating(model, recorder.base), recorder.hooked(), _committed(recorder, trace):
             yield trace
     finally:
         _captured.discard(recorder.base)
@@ -125,7 +125,8 @@ def _recorder(model: Any, wanted: Wanted, impl: Implementation, output: Output) 
 
 
 @contextmanager
-def _evaluating(model: nn.Module, base: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module, base: nn.Module) -> Iterator[None]:
+    """Inside, `model` and its `base` are in evaluation mode, without gradients; then as they were."""
     flags = {module: module.training for root in (model, base) for module in root.modules()}
     for module in flags:
         module.training = False

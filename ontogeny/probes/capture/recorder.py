@@ -160,6 +160,10 @@ class ModelRecorder:
         self.reason = found if isinstance(found, str) else CAPTURED
         self.attention = None if isinstance(found, str) else AttentionRecorder(found, self.blocks, wanted)
         outer = route_of(self.base)
+        if outer is not None and outer.edit is not None:
+            raise OntogenyError(
+                f"{type(self.base).__name__} is inside `editing`, whose maps a capture would not see: leave it first"
+            )
         settings = AttentionSettings() if outer is None else outer.settings
         self.route = Route(
             replace(settings, impl=impl, output=output), self.attention, [] if isinstance(found, str) else found
