@@ -47,7 +47,7 @@ def plain_losses(model, ids, monkeypatch, edit_map=None, edit_state=None):
     handles.append(blocks[0].register_forward_pre_hook(lambda _m, args: (state(0, args[0]), *args[1:])))
     with monkeypatch.context() as patched:
         patched.setattr(torch.nn.functional, "dropout", dropout)
-        for sequence, one in enumerate(ids):
+        for sequence, one in enumerate(ids):  # noqa: B007, the hooks read it
             layer.clear()
             losses.append(float(model(one[None], labels=one[None], use_cache=False).loss))
             assert len(layer) == len(blocks)
