@@ -25,7 +25,8 @@ def scan(
     probes: Annotated[
         str | None,
         typer.Option(
-            help="Which probes, separated by commas: sinks, secondary, waivers, massive (the default), contexts, walks."
+            help="Which probes, separated by commas: sinks, secondary, waivers, massive (the default), contexts, walks; "
+            "and experiments, which run the model again: waiver_kinds, ablation, dormancy."
         ),
     ] = None,
     corpus: Annotated[

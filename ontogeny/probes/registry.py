@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ontogeny.errors import UsageError
+from ontogeny.probes.ablation import AblationExperiment
 from ontogeny.probes.capture import Trace
 from ontogeny.probes.contexts import ContextsProbe
+from ontogeny.probes.dormancy import DormancyExperiment
 from ontogeny.probes.experiment import Experiment
 from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
@@ -28,6 +30,8 @@ PROBES: dict[str, type[Probe]] = {
 # They run the model again, several times over.
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "waiver_kinds": WaiverKindsExperiment,
+    "ablation": AblationExperiment,
+    "dormancy": DormancyExperiment,
 }
 DEFAULT = ("sinks", "secondary", "waivers", "massive")
 

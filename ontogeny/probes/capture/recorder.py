@@ -127,6 +127,10 @@ class ModelRecorder:
         around = self.blocks or [self.whole]
         self.attention = AttentionRecorder(modules, around, wanted) if modules else None
         outer = route_of(self.base)
+        if outer is not None and outer.edit is not None:
+            raise OntogenyError(
+                f"{type(self.base).__name__} is inside `editing`, whose maps a capture would not see: leave it first"
+            )
         settings = AttentionSettings() if outer is None else outer.settings
         self.route = Route(replace(settings, impl=impl, output=output), self.attention, modules)
         self.notes = {} if outer is None else settings.describe()
