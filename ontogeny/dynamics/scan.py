@@ -34,7 +34,7 @@ def scan(
     positions: int | None = 16,
     impl: str = "auto",
     prefetch: int = 1,
-    keep: str = "all",
+    keep: str | int = "all",
     progress: Progress | None = None,
 ) -> Scan:
     """Measure the checkpoints of `source` and return them as one labelled dataset.
