@@ -30,8 +30,8 @@ def scan(
     probes: Annotated[
         str | None,
         typer.Option(
-            help="Which probes, separated by commas: sinks, secondary, waivers, massive (the default), contexts, walks, "
-            "and experiments that run the model again: waiver_kinds, ablation, dormancy."
+            help="Which probes, separated by commas: sinks, secondary, waivers, massive (the default), contexts, "
+            "walks, and experiments that run the model again: waiver_kinds, ablation, dormancy."
         ),
     ] = None,
     corpus: Annotated[
