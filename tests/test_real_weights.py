@@ -60,7 +60,7 @@ def test_sinks_equal_those_of_eager_maps(tmp_path):
 
 
 def test_zeroing_massive_activations_ruins_the_model_and_their_mean_does_not(tmp_path):
-    found = ontogeny.scan("smollm2", tmp_path / "scan", probes=["ablation"], sequences=8).dataset.isel(checkpoint=0)
+    found = ontogeny.scan("smollm2", tmp_path / "scan", probes=["ablation"], sequences=32).dataset.isel(checkpoint=0)
     change = found.loss_ablated - found.loss
     zero, mean, removed, damped = (float(change.sel(intervention=name)) for name in found.intervention.values)
     assert list(found.intervention) == ["massive_to_zero", "massive_to_mean", "sinks_removed", "sinks_damped"]
