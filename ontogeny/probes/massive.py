@@ -77,7 +77,8 @@ def shared_dimensions(dimensions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sequences, depths, ranks = dimensions.shape
     shared, share = np.empty((depths, ranks), dtype=np.int32), np.empty((depths, ranks))
     for depth in range(depths):
-        named, counts = np.unique(dimensions[:, depth], return_counts=True)
+        once = np.concatenate([np.unique(named) for named in dimensions[:, depth]])
+        named, counts = np.unique(once, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:ranks]
         found = len(order)
         shared[depth] = np.pad(named[order], (0, ranks - found), constant_values=NONE)
