@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.contexts import EqualTokens
+from ontogeny.probes.capture.order import lower_median
 from ontogeny.probes.capture.trace import ResidualTrace
 
 RANKS = 3
@@ -75,9 +76,9 @@ def reduce_residual(hidden: Tensor, valid: Tensor | None = None, equal: EqualTok
     if valid is not None:
         size = size.masked_fill(~valid[..., None], -1.0)
     if valid is None:
-        median = size.flatten(1).median(dim=1).values
+        median = lower_median(size.flatten(1))
     else:
-        median = torch.stack([row[keep].median() for row, keep in zip(size, valid, strict=True)])
+        median = torch.stack([lower_median(row[keep].flatten()) for row, keep in zip(size, valid, strict=True)])
     values, indices = _largest(size.flatten(1), RANKS)
     width = hidden.shape[-1]
     nearest, mean = (None, None) if equal is None else equal.distances(state)
