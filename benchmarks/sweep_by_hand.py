@@ -18,7 +18,7 @@ import torch
 Clock = Callable[[str], AbstractContextManager[None]]
 Arrays = dict[str, np.ndarray]
 
-EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
 POSITIONS = 16
 
 
