@@ -158,7 +158,7 @@ def _phases_of_a_scan(phases: dict[str, float]) -> Iterator[Any]:
 
     parts = {
         "ontogeny.dynamics.measure.run_pass": "forward",
-        "ontogeny.dynamics.measure.reduce_trace": "reduce",
+        "ontogeny.probes.measure.reduce_trace": "reduce",
         "ontogeny.probes.measure._to_host": "copy",
         "ontogeny.dynamics.measurement.project_weights": "project",
         "ontogeny.dynamics.store.ScanStore.commit": "store",

@@ -93,7 +93,7 @@ def test_the_script_finds_runs_that_random_weights_do_not_have(sweep):
         for depth in range(depths)
     ]
     trace = Trace([Pass(tokens, (), tuple(traces), "not asked for", ids=torch.from_numpy(ids))])
-    expected = measure(trace, ["secondary", "massive"])
+    expected = measure(trace, probes=["secondary", "massive"])
     found = {"top_activation": top, "top_position": position, "top_dimension": dimension, "median_activation": median}
     found = {**found, **by_hand._secondary(cosine), **by_hand._massive(found, ids)}
     assert set(found) == set(expected.data_vars)
