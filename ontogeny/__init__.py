@@ -20,6 +20,7 @@ from ontogeny.version import __version__
 
 if TYPE_CHECKING:
     from ontogeny import fitting, kernels, plots
+    from ontogeny.bibliography import citations
     from ontogeny.dynamics.audit.source import audit
     from ontogeny.dynamics.checkpoint import Checkpoint
     from ontogeny.dynamics.observer import Observer
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.sources import open_series
     from ontogeny.dynamics.sources.state_dicts import open_state_dicts
     from ontogeny.fitting import EmergenceCurve, EmergenceFit, fit
-    from ontogeny.probes.capture import Trace, attending, capture, trace_of
+    from ontogeny.probes.capture import Trace, attending, capture, trace_of, trace_of_arrays
     from ontogeny.probes.measure import measure
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "attending",
     "audit",
     "capture",
+    "citations",
     "fit",
     "fitting",
     "kernels",
@@ -59,6 +61,7 @@ __all__ = [
     "plots",
     "scan",
     "trace_of",
+    "trace_of_arrays",
 ]
 
 _HOMES = {
@@ -72,6 +75,7 @@ _HOMES = {
     "attending": "ontogeny.probes.capture",
     "audit": "ontogeny.dynamics.audit.source",
     "capture": "ontogeny.probes.capture",
+    "citations": "ontogeny.bibliography",
     "fit": "ontogeny.fitting",
     "load_pythia": "ontogeny.dynamics.published",
     "measure": "ontogeny.probes.measure",
@@ -80,6 +84,7 @@ _HOMES = {
     "open_state_dicts": "ontogeny.dynamics.sources.state_dicts",
     "scan": "ontogeny.dynamics.scan",
     "trace_of": "ontogeny.probes.capture",
+    "trace_of_arrays": "ontogeny.probes.capture",
 }
 
 
