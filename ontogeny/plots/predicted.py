@@ -19,13 +19,13 @@ _BAND = "rgba(93, 100, 112, 0.14)"
 def predicted(prediction: xr.Dataset) -> go.Figure:
     """Predicted curves over steps, one a layer in its colour; the band is that of the layer that is foretold highest.
 
-    `prediction` is what `ontogeny.predict` gives. Steps are on a logarithmic axis that has 0 on it. Raises UsageError for
-    another dataset.
+    `prediction` is what `ontogeny.predict` gives. The axis of steps is logarithmic and has 0 on it. Raises
+    UsageError for another dataset.
     """
     if "predicted" not in prediction or "predicted_low" not in prediction:
         raise UsageError("expected the dataset that ontogeny.predict gives, with `predicted` and its interval")
     arch = json.loads(prediction.attrs["arch"])
-    highest = int(prediction["predicted"].max("step").argmax())
+    highest = int(prediction["predicted"].values.max(axis=1).argmax())
     banded = int(prediction["layer"].values[highest])
     shape = f"{arch['layers']} layers, width {arch['width']}, {arch['heads']} heads"
     fig = figure(

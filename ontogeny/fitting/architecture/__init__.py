@@ -1,4 +1,4 @@
-"""Curves to expect of an architecture, learned from measured ones and scored on models left out. Never imports torch."""
+"""Curves to expect of an architecture, learned from measured ones, scored on models left out. Never imports torch."""
 
 from ontogeny.fitting.architecture.foretelling import predict
 from ontogeny.fitting.architecture.measured import CurvePredictor, ModelCurves, measured_curves

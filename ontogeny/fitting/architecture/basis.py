@@ -51,7 +51,7 @@ class Basis:
 
     def coefficients(self, steps: Array, values: Array) -> Array:
         """(k, c0, c1) of the nearest curves to `values` (m, n), (m, 3)."""
-        return np.linalg.lstsq(self.columns(steps), values.T, rcond=None)[0].T
+        return np.asarray(np.linalg.lstsq(self.columns(steps), values.T, rcond=None)[0].T, dtype=float)
 
     def curves(self, coefficients: Array) -> list[EmergenceCurve]:
         """The curves of `coefficients` (m, 3)."""

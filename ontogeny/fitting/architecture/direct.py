@@ -9,7 +9,7 @@ import numpy as np
 
 from ontogeny.fitting.architecture.depth_only import Null
 from ontogeny.fitting.architecture.features import CONFOUNDERS, PUBLISHED, columns
-from ontogeny.fitting.architecture.folds import Split, curve_errors
+from ontogeny.fitting.architecture.folds import Split, errors_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +47,9 @@ class Direct:
         if folds:
             errors = np.zeros(len(PENALTIES))
             for train, test in folds:
-                for place, candidate in enumerate(self._fitted(train, PENALTIES)):
-                    errors[place] += sum((curve_errors(candidate, model) ** 2).mean() for model in test)
+                candidates = self._fitted(train, PENALTIES)
+                for model in test:
+                    errors += [(one**2).mean() for one in _errors_of_each(candidates, model)]
             self.penalty = PENALTIES[int(errors.argmin())]
         (best,) = self._fitted(models, [self.penalty])
         self.null, self.centre, self.spread, self.weights = best.null, best.centre, best.spread, best.weights
@@ -80,8 +81,6 @@ class Direct:
             weight = 1 / (model.ranges**2 * len(model.layers) * len(models) * model.steps.size)
             normal += np.kron((row * weight[:, None]).T @ row, column.T @ column)
             target += ((row * weight[:, None]).T @ rest @ column).ravel()
-        values, vectors = np.linalg.eigh(normal)
-        turned = vectors.T @ target
         unit = max(float(np.trace(normal)) / size, np.finfo(float).tiny)
         return [
             Direct._of(
@@ -89,7 +88,7 @@ class Direct:
                 null,
                 centre,
                 spread,
-                (vectors @ (turned / (np.maximum(values, 0) + penalty * unit))).reshape(-1, 3) / scale,
+                np.linalg.solve(normal + penalty * unit * np.eye(size), target).reshape(-1, 3) / scale,
                 penalty,
             )
             for penalty in penalties
@@ -114,5 +113,13 @@ class Direct:
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Direct:
         """The predictor whose `to_dict` gave `state`; it foretells, and is not to be fitted again."""
-        arrays = (np.array(state[name]) for name in ("centre", "spread", "weights"))
-        return cls._of(lambda _: [], Null.from_dict(state["null"]), *arrays, state["penalty"])
+        centre, spread, weights = (np.array(state[name]) for name in ("centre", "spread", "weights"))
+        return cls._of(lambda _: [], Null.from_dict(state["null"]), centre, spread, weights, state["penalty"])
+
+
+def _errors_of_each(candidates: Sequence[Direct], model: ModelCurves) -> list[Array]:
+    """The errors of predictors that differ in their weights alone on the curves of `model`."""
+    one = candidates[0]
+    base, row = one.null.coefficients(model.features), one._row(model.features)
+    design = one.null.basis.columns(model.steps)
+    return [errors_of((base + row @ candidate.weights) @ design.T, model) for candidate in candidates]

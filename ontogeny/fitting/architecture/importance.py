@@ -109,7 +109,7 @@ def dependence(
 
 
 def shapley(predictor: CurvePredictor, models: Sequence[ModelCurves], step: float) -> xr.DataArray:
-    """Shapley values of the predicted curves at `step`, (curve, feature): what each feature adds to the mean prediction.
+    """Shapley values of the predicted curves at `step`, (curve, feature): what each adds to the mean prediction.
 
     By the package shap (arXiv 1705.07874), which the extra `shap` brings. Raises OntogenyError where it is not there.
     """

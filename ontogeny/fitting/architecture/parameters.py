@@ -158,7 +158,8 @@ def _transform(curve: EmergenceCurve | None) -> list[float]:
 
 def _training(models: Sequence[ModelCurves]) -> tuple[Array, Array, dict[tuple[str, int], int]]:
     """Features and targets of the curves that have parameters, and the place of each by model and layer."""
-    rows, targets = [], []
+    rows: list[Array] = []
+    targets: list[Array] = []
     places: dict[tuple[str, int], int] = {}
     for model in models:
         own = transformed(model)

@@ -7,6 +7,8 @@ from ontogeny.fitting.architecture.direct import Direct
 from ontogeny.fitting.architecture.parameters import boosting, forest, gaussian_process, ridge
 from ontogeny.fitting.architecture.validation import Make
 
+Shippable = Null | Scale | Direct
+
 NULL = "null"
 PREDICTORS: dict[str, Make] = {
     NULL: lambda _: Null(),
@@ -18,4 +20,4 @@ PREDICTORS: dict[str, Make] = {
     "gaussian process": gaussian_process,
 }
 PARAMETRIC = ("ridge", "forest", "boosting", "gaussian process")
-SHIPPABLE: dict[str, type[Null] | type[Scale] | type[Direct]] = {NULL: Null, "scale": Scale, "direct": Direct}
+SHIPPABLE: dict[str, type[Shippable]] = {NULL: Null, "scale": Scale, "direct": Direct}

@@ -43,8 +43,8 @@ def page(metric: str, models: Sequence[ModelCurves], tables: Sequence[Table], tr
     covered = ", ".join(f"{name} {share:.2f}" for name, share in trained.coverage.items())
     shipped = (
         f"Ships: **{trained.predictor}**, error {number(trained.error)} of the measured range. Band: level "
-        f"{trained.level:.2f}, ± {number(trained.half_width)} times the largest magnitude foretold of any layer. Bands of "
-        f"level {trained.coverage_level:.2f} made without a model cover this share of its points: {covered}."
+        f"{trained.level:.2f}, ± {number(trained.half_width)} times the largest magnitude foretold of any layer. "
+        f"Bands of level {trained.coverage_level:.2f} made without a model cover this share of its points: {covered}."
     )
     parts = [f"### `{metric}`", trained.data, markdown(data), *(score_table(table) for table in tables), shipped]
     return "\n\n".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from ontogeny.errors import OntogenyError
 from ontogeny.fitting.architecture.folds import Split, leave_one_model_out, random_split
@@ -17,6 +17,7 @@ from ontogeny.fitting.architecture.validation import Score, score, winners
 
 if TYPE_CHECKING:
     from ontogeny.fitting.architecture.measured import ModelCurves
+    from ontogeny.fitting.architecture.registry import Shippable
 
 SPLITS: dict[str, Split] = {"leave one model out": leave_one_model_out, "random": random_split}
 LEAST_MODELS = 3
@@ -55,7 +56,7 @@ def train(models: Sequence[ModelCurves], metric: str, data: str, scores: Mapping
         scores = tabulated(models, metric, "leave one model out", SHIPPABLE).scores
     scores = {name: scores[name] for name in SHIPPABLE}
     best = (winners(scores, NULL) or [NULL])[0]
-    predictor = PREDICTORS[best](leave_one_model_out)
+    predictor = cast("Shippable", PREDICTORS[best](leave_one_model_out))
     predictor.fit(models)
     level = min(LEVEL, highest_level(len(models)))
     lower = min(level, highest_level(len(models) - 1))
