@@ -58,9 +58,9 @@ class Trained:
 
 
 def dumped(trained: Mapping[str, Trained]) -> str:
-    """The text of a file of predictors by metric: numbers to the last bit, keys in order."""
+    """The text of a file of predictors by metric: numbers to the last bit."""
     held = {metric: one.to_dict() for metric, one in trained.items()}
-    return json.dumps({"format": FORMAT, "metrics": held}, sort_keys=True, separators=(",", ":")) + "\n"
+    return json.dumps({"format": FORMAT, "metrics": held}, separators=(",", ":")) + "\n"
 
 
 def loaded(text: str) -> dict[str, Trained]:

@@ -40,7 +40,7 @@ def test_bands_cover_models_never_seen() -> None:
         null = Null()
         null.fit(seen)
         shares += [covered(null, model, width, STEPS[-1], -np.inf) for model in unseen]
-    assert 0.87 < np.mean(shares) < 0.95
+    assert 0.88 < np.mean(shares) < 0.97
 
 
 def test_measured_coverage_leaves_each_model_out() -> None:
