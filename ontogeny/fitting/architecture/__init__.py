@@ -3,6 +3,6 @@
 from ontogeny.fitting.architecture.foretelling import predict
 from ontogeny.fitting.architecture.measured import CurvePredictor, ModelCurves, measured_curves
 from ontogeny.fitting.architecture.registry import PREDICTORS
-from ontogeny.fitting.architecture.training import tabulated, train
+from ontogeny.fitting.architecture.training import tabulated
 
-__all__ = ["PREDICTORS", "CurvePredictor", "ModelCurves", "measured_curves", "predict", "tabulated", "train"]
+__all__ = ["PREDICTORS", "CurvePredictor", "ModelCurves", "measured_curves", "predict", "tabulated"]

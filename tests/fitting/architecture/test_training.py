@@ -9,11 +9,12 @@ import pytest
 
 import ontogeny
 from ontogeny.errors import OntogenyError, UsageError
-from ontogeny.fitting.architecture import PREDICTORS, measured_curves, train
+from ontogeny.fitting.architecture import PREDICTORS, measured_curves
 from ontogeny.fitting.architecture.folds import leave_one_model_out
 from ontogeny.fitting.architecture.registry import SHIPPABLE
 from ontogeny.fitting.architecture.stored import bundled, dumped, loaded
 from ontogeny.fitting.architecture.train import BEGIN, END, write_tables
+from ontogeny.fitting.architecture.training import train
 from tests.fitting.architecture.families import archs, depth_only, family, planted
 
 
