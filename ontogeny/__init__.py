@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.sources import open_series
     from ontogeny.dynamics.sources.state_dicts import open_state_dicts
     from ontogeny.fitting import EmergenceCurve, EmergenceFit, fit
+    from ontogeny.fitting.architecture import predict
     from ontogeny.probes.capture import Trace, attending, capture, trace_of, trace_of_arrays
     from ontogeny.probes.measure import measure
 
@@ -59,6 +60,7 @@ __all__ = [
     "open_series",
     "open_state_dicts",
     "plots",
+    "predict",
     "scan",
     "trace_of",
     "trace_of_arrays",
@@ -82,6 +84,7 @@ _HOMES = {
     "open_scan": "ontogeny.dynamics.opening",
     "open_series": "ontogeny.dynamics.sources",
     "open_state_dicts": "ontogeny.dynamics.sources.state_dicts",
+    "predict": "ontogeny.fitting.architecture",
     "scan": "ontogeny.dynamics.scan",
     "trace_of": "ontogeny.probes.capture",
     "trace_of_arrays": "ontogeny.probes.capture",
