@@ -44,6 +44,13 @@ def test_a_page_names_every_variable(name):
     assert {str(variable) for variable in measured(name).data_vars} - named == set()
 
 
+@pytest.mark.parametrize("name", [*PROBES, *EXPERIMENTS])
+def test_a_page_names_every_attribute(name):
+    attributes = set(map(str, measured(name).attrs)) - {"attention", "residual", "update_norm"}
+    named = set(re.findall(r"`(\w+)`", page(name)))
+    assert attributes - named == set()
+
+
 @pytest.mark.parametrize("name", PROBES)
 def test_a_probes_table_gives_its_variables_and_their_dimensions_and_no_others(name):
     found = measured(name)
@@ -67,7 +74,7 @@ def test_the_index_lists_every_page_and_what_runs_by_default():
     assert default == {name: "yes" if name in DEFAULT else "no" for name in PROBES}
 
 
-@pytest.mark.parametrize("name", ["README", *PROBES])
+@pytest.mark.parametrize("name", ["README", *PROBES, *EXPERIMENTS])
 def test_tests_that_a_page_names_are_there(name):
     root = PAGES.parents[1]
     assert [one for one in re.findall(r"`(tests/[\w/]+\.py)`", page(name)) if not (root / one).is_file()] == []
