@@ -173,20 +173,11 @@ def _without(experiments: Mapping[str, Experiment], why: str) -> list[xr.Dataset
 
 def joined(datasets: Sequence[xr.Dataset]) -> xr.Dataset:
     """Datasets of one checkpoint as one, whose coordinates say what they are."""
-    whole = xr.merge(
-        _with_all_interventions(datasets), join="exact", combine_attrs="no_conflicts", compat="no_conflicts"
-    )
+    whole = xr.merge(datasets, join="exact", combine_attrs="no_conflicts", compat="no_conflicts")
     for name, (long_name, units) in COORDINATES.items():
         if name in whole.coords:
             whole[name].attrs.update(long_name=long_name, units=units)
     return whole
-
-
-def _with_all_interventions(datasets: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Datasets of different experiments, each NaN at what only another one does."""
-    experiments = [one for one in datasets if "intervention" in one.coords]
-    names = list(dict.fromkeys(name for one in experiments for name in one["intervention"].values))
-    return [one.reindex(intervention=names) if "intervention" in one.coords else one for one in datasets]
 
 
 def _to_host(parts: Sequence[Arrays]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ import ontogeny
 from ontogeny.dynamics.corpus import Corpus
 from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.progress import Progress
-from ontogeny.probes import ProbeSettings, loss, make_probes, massive
+from ontogeny.probes import EXPERIMENTS, ProbeSettings, loss, make_probes, massive
 from ontogeny.probes.ablation import experiment, locate
 from ontogeny.probes.ablation.experiment import INTERVENTIONS
 from ontogeny.probes.ablation.interventions import hand_on, means_by_dimension
@@ -22,7 +22,6 @@ from ontogeny.probes.ablation.locate import Entries, first_depth
 from ontogeny.probes.batches import Batches
 from ontogeny.probes.experiment import UnavailableError
 from ontogeny.probes.loss import corpus_losses
-from ontogeny.probes.measure import joined
 from tests.models import SIZES, tiny, tiny_falcon, token_ids
 from tests.probes.plain_ablation import double, maps_and_states, plain_losses, score
 from tests.trainings import SMALL, train, trainee
@@ -325,13 +324,10 @@ def test_an_observed_training_is_measured_as_its_checkpoints_are(tmp_path):
     assert len(np.unique(scan.dataset.loss)) == 3
 
 
-def test_other_experiments_may_have_interventions_of_their_own():
-    one = xr.Dataset({"a": ("intervention", [1.0, 2.0])}, {"intervention": np.array(["x", "y"], dtype=object)})
-    other = xr.Dataset({"b": ("intervention", [3.0])}, {"intervention": np.array(["z"], dtype=object)})
-    found = joined([one, xr.Dataset({"c": 1}), other])
-    assert found.intervention.values.tolist() == ["x", "y", "z"]
-    np.testing.assert_array_equal(found.a, [1, 2, np.nan])
-    np.testing.assert_array_equal(found.b, [np.nan, np.nan, 3])
+def test_all_experiments_go_into_one_dataset():
+    found = ontogeny.measure(tiny("gpt2"), token_ids(2, 24), probes=list(EXPERIMENTS))
+    assert found.intervention.values.tolist() == list(experiment.INTERVENTIONS)
+    assert {"waiver_kind", "loss_ablated", "dormant"} <= set(found.data_vars) and "swap" in found.coords
 
 
 def test_the_constants_are_attributes():
