@@ -85,6 +85,8 @@ def retried(request: Callable[[], T]) -> T:
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same request may well succeed later."""
+    if type(error).__name__ == "OfflineModeIsEnabled":  # a ConnectionError, but no try will find a network
+        return False
     if isinstance(error, Later | ConnectionError | TimeoutError):
         return True
     if _TRANSPORT.intersection(kind.__name__ for kind in type(error).__mro__):

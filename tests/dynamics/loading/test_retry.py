@@ -289,3 +289,11 @@ def test_no_message_holds_what_opens_a_door(text: str, secret: str, online: None
     assert secret in text
     assert secret not in said
     assert said.startswith("the Hub could not be asked for owner/steps")
+
+
+def test_offline_nothing_is_tried_again(sleeps: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    close_session()  # the client reads the setting when it makes its session
+    with pytest.raises(OntogenyError, match="HF_HUB_OFFLINE is set"):
+        Repository("owner/absent").tree("main")
+    assert sleeps == []
