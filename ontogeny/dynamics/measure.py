@@ -32,10 +32,9 @@ def measure_checkpoint(
     measured, or memory does not suffice for one sequence.
     """
     batches = Batches(torch.from_numpy(corpus.ids), batch_size, model.device, progress.note)
-    needs = frozenset[str]().union(*(probe.needs for probe in probes.traced.values()))
 
     def run(batch: Tensor) -> Trace:
-        trace = run_pass(model, batch, needs=needs, on_block=progress.block, impl=impl)
+        trace = run_pass(model, batch, needs=probes.needs, on_block=progress.block, impl=impl)
         progress.tokens(batch.numel())
         return trace
 

@@ -48,6 +48,7 @@ def measure(
 ) -> xr.Dataset:
     """Measure what you have: a labelled dataset, with the variables that a scan has for one checkpoint.
 
+    `source` is
 
     - a transformers model or a TransformerLens `TransformerBridge`, which is run on `input_ids`: (N, T), or a list of
       lists of one length, with an `attention_mask` (N, T) where there is padding, `batch_size` sequences a pass, None
@@ -93,8 +94,7 @@ def _chosen(names: Sequence[str] | None, length: int, positions: int | None) -> 
 
 
 def _of_model(run: ModelOnTokens, chosen: Probes, batches: Batches) -> list[xr.Dataset]:
-    needs = needs_of(list(chosen.traced)) if chosen.traced else frozenset()
-    found = reduce_passes(chosen.traced, batches, lambda batch: run.run(batch, needs))
+    found = reduce_passes(chosen.traced, batches, lambda batch: run.run(batch, chosen.needs))
     why = run.without_experiments
     if why is not None:
         return found + _without(chosen.experiments, why)

@@ -52,6 +52,11 @@ class Probes:
         """All of them, in the tables' order."""
         return (*self.traced, *self.experiments)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What a trace must hold for those that read one."""
+        return frozenset[str]().union(*(probe.needs for probe in self.traced.values()))
+
 
 def make_probes(names: Sequence[str] | None, settings: ProbeSettings) -> Probes:
     """The named probes, None for the default ones. Raises UsageError for a name that is in no table."""
