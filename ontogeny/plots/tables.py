@@ -28,7 +28,6 @@ _FIT_COLUMNS = {  # variable: title, number format (none: text)
     "beta": ("β (1/step)", ".2e"),
     "tau0": ("τ₀ (steps)", ".3g"),
 }
-_KINDS = ("none", "feature", "positional", "causal_order", "undetermined")
 _NUMBER = ' class="number"'
 _ABSENT = "\N{EN DASH}"
 
@@ -102,8 +101,7 @@ def kind_table(dataset: xr.Dataset) -> str:
     """How many heads have each kind of waiver, as `waiver_kind` has it: one row for each checkpoint that changes it."""
     kinds = dataset["waiver_kind"].transpose("checkpoint", ...)
     values = kinds.values.reshape(kinds.sizes["checkpoint"], -1)
-    meanings = str(kinds.attrs.get("flag_meanings", " ".join(_KINDS))).split()
-    flags = np.atleast_1d(kinds.attrs.get("flag_values", range(len(meanings))))
+    meanings, flags = kinds.attrs["flag_meanings"].split(), kinds.attrs["flag_values"]
     counts = np.stack([(values == flag).sum(axis=1) for flag in flags], axis=1)
     shown = [i for i in range(len(counts)) if i == 0 or (counts[i] != counts[i - 1]).any()]
     labels = checkpoint_labels(dataset)
