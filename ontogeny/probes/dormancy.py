@@ -20,6 +20,7 @@ from ontogeny.probes.scores import sink_scores
 
 DORMANT_SHARE = 0.8
 DORMANT_LOSS = 0.001
+NO_SHARE = -1
 
 PAPER = "2410.13835"
 
@@ -49,12 +50,13 @@ class DormancyExperiment:
             "head_loss_change": variable(where, change, "loss without the head minus the plain loss", "nats", PAPER),
             "dormant": variable(
                 where,
-                (np.abs(change) < DORMANT_LOSS).astype(np.int8),
+                np.where(np.isnan(share), NO_SHARE, np.abs(change) < DORMANT_LOSS).astype(np.int8),
                 "whether the head is dormant",
                 "1",
                 PAPER,
-                flag_values=[0, 1],
-                flag_meanings="no yes",
+                none=NO_SHARE,
+                flag_values=[NO_SHARE, 0, 1],
+                flag_meanings="not_measured no yes",
             ),
         }
         layers, heads = share.shape
@@ -70,11 +72,10 @@ def top_sink_shares(model: PreTrainedModel, batches: Batches, impl: str) -> np.n
         if not trace.layers:
             raise UnavailableError(f"the attention is {trace.attention}")
         require_causal(model, trace)
-        scores = sink_scores(trace)
-        return scores.alpha.masked_fill(~scores.eligible, -torch.inf).amax(-1).cpu()
+        return sink_scores(trace).top()[0].cpu()
 
     top = torch.cat(batches.each(run)).numpy()
-    return mean_where(np.isfinite(top), top)
+    return mean_where(~np.isnan(top), top)
 
 
 def loss_without(model: PreTrainedModel, batches: Batches, layer: int, head: int) -> float:

@@ -80,12 +80,20 @@ def shared_dimensions(dimensions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     shared, share = np.empty((depths, ranks), dtype=np.int32), np.empty((depths, ranks))
     for depth in range(depths):
         once = np.concatenate([np.unique(named) for named in dimensions[:, depth]])
-        named, counts = np.unique(once, return_counts=True)
-        order = np.argsort(-counts, kind="stable")[:ranks]
-        found = len(order)
-        shared[depth] = np.pad(named[order], (0, ranks - found), constant_values=NONE)
-        share[depth] = np.pad(counts[order] / sequences, (0, ranks - found))
+        shared[depth], counts = most_frequent_dimensions(once, ranks)
+        share[depth] = counts / sequences
     return shared, share
+
+
+def most_frequent_dimensions(named: np.ndarray, ranks: int) -> tuple[np.ndarray, np.ndarray]:
+    """The dimensions that are named most often, most first, of equal ones the smaller, and how often: both (ranks,).
+
+    Where fewer are named, NONE and 0 follow.
+    """
+    dimensions, counts = np.unique(named, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:ranks]
+    rest = (0, ranks - len(order))
+    return np.pad(dimensions[order], rest, constant_values=NONE).astype(np.int32), np.pad(counts[order], rest)
 
 
 def _places(arrays: Mapping[str, np.ndarray]) -> dict[str, Variable]:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture import Trace
+from ontogeny.probes.experiment import UnavailableError
+
+NO_SINK = -1
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,20 @@ class SinkScores:
     visible: Tensor
     eligible: Tensor
 
+    def top(self) -> tuple[Tensor, Tensor]:
+        """The highest score of the eligible keys and its key, both (B, L, H); NaN and -1 where no key is eligible."""
+        score, key = self.alpha.masked_fill(~self.eligible, -1.0).max(dim=-1)
+        found = self.eligible.any(-1)
+        return score.where(found, torch.nan), key.where(found, NO_SINK)
+
 
 def sink_scores(trace: Trace) -> SinkScores:
-    """The scores of one pass. Raises OntogenyError where layers differ in their number of heads."""
+    """The scores of one pass. Raises UnavailableError where layers differ in their number of heads."""
     heads = sorted({layer.column_mass.shape[1] for layer in trace.layers})
     if len(heads) > 1:
-        raise OntogenyError(
+        raise UnavailableError(
             f"the layers have between {heads[0]} and {heads[-1]} heads: expected the same number in every layer; "
-            "scan with --probes massive"
+            "probes of the residual stream, such as massive, do without"
         )
     visible = torch.stack([layer.visible_rows for layer in trace.layers], dim=1)
     mass = torch.stack([layer.column_mass for layer in trace.layers], dim=1)

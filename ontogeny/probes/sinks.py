@@ -14,10 +14,9 @@ from torch import Tensor
 from ontogeny.probes.capture import ATTENTION, Trace
 from ontogeny.probes.capture.support import CLASS_LENGTH, SHARE, sampled_rows
 from ontogeny.probes.probe import ProbeSettings, Variable, lower_median, mean_where, variable
-from ontogeny.probes.scores import rows_needed, sink_scores
+from ontogeny.probes.scores import NO_SINK, rows_needed, sink_scores
 
 EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
-NO_SINK = -1
 NO_ROW = -1
 CLASS_BOUNDS = (1 / 2, 1 / 8, 1 / 32)
 CLASS_MEANINGS = "undefined I_global_average II_large_metastable III_medium_metastable IV_near_single_pattern"
@@ -43,8 +42,7 @@ class SinksProbe:
         NaN stands for what a sequence does not have: a key that no row sees, a row that sees no key.
         """
         scores = sink_scores(trace)
-        top = scores.alpha.masked_fill(~scores.eligible, -1.0).max(dim=-1)
-        found = scores.eligible.any(-1)
+        top_score, top_key = scores.top()
         support = torch.stack([layer.support for layer in trace.layers], dim=1)
         row_length = torch.stack([layer.row_length for layer in trace.layers], dim=1)
         tokens = torch.stack([layer.tokens for layer in trace.layers], dim=1)[..., None, None]
@@ -57,8 +55,8 @@ class SinksProbe:
         return {
             "sink_score": scores.alpha[..., kept],
             "act_sink": (scores.alpha > ACT_MULTIPLE / tokens)[..., kept],
-            "top_sink_position": top.indices.where(found, NO_SINK).to(torch.int32),
-            "top_sink_score": top.values.where(found, torch.nan),
+            "top_sink_position": top_key.to(torch.int32),
+            "top_sink_score": top_score,
             "support": support.float().masked_fill(empty, torch.nan),
             "support_share": (support / row_length.clamp_min(1)).masked_fill(
                 empty | (tokens < CLASS_LENGTH), torch.nan

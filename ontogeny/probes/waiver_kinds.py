@@ -109,9 +109,6 @@ def _outcomes(exchange: Exchange, encodings: Encodings, ids: Tensor) -> Mapping[
     `ordered` (L,): see `decide`.
     """
     before = exchange.run(ids)
-    heads = sorted({layer.column_mass.shape[1] for layer in before.layers})
-    if len(heads) > 1:
-        raise UnavailableError(f"the layers have between {heads[0]} and {heads[-1]} heads, expected the same number")
     scores = sink_scores(before)
     seen = scores.visible[0, :, 0]  # (L, T), without padding the same in every sequence and head
     comparable = seen[:, 0] - exchange.slot >= rows_needed(torch.tensor(exchange.length))

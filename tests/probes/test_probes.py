@@ -11,7 +11,7 @@ import torch
 
 import ontogeny
 from ontogeny.errors import OntogenyError, UsageError
-from ontogeny.probes import PROBES, ProbeSettings, make_probes
+from ontogeny.probes import EXPERIMENTS, PROBES, ProbeSettings, make_probes
 from ontogeny.probes.capture import Pass, Trace, run_pass
 from ontogeny.probes.capture.support import sampled_rows
 from ontogeny.probes.massive import is_massive
@@ -275,6 +275,18 @@ def test_layers_with_different_numbers_of_heads_are_refused():
     for probe in make_probes(["sinks", "waivers"], ProbeSettings(20)).traced.values():
         with pytest.raises(OntogenyError, match="between 2 and 4 heads"):
             probe.reduce(uneven)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_of_layers_with_different_numbers_of_heads_experiments_are_unavailable(name):
+    model = tiny("llama")
+    attention, width = model.model.layers[0].self_attn, 8
+    for projection, heads in ((attention.q_proj, 2), (attention.k_proj, 1), (attention.v_proj, 1)):
+        projection.weight = torch.nn.Parameter(projection.weight[: heads * width], requires_grad=False)
+    attention.o_proj.weight = torch.nn.Parameter(attention.o_proj.weight[:, : 2 * width], requires_grad=False)
+    found = ontogeny.measure(model, token_ids(2, 20), probes=[name])
+    assert found.attrs[name].startswith("unavailable: the layers have between 2 and 4 heads")
+    assert not found.data_vars
 
 
 def test_probes_come_in_the_tables_order_and_once():

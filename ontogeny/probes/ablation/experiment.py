@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ontogeny.probes import massive
 from ontogeny.probes.ablation.interventions import damped, means_by_dimension, replaced
-from ontogeny.probes.ablation.locate import SINK_EPSILON, Entries, Located, locate
+from ontogeny.probes.ablation.locate import SINK_EPSILON, Located, locate
 from ontogeny.probes.batches import Batches
 from ontogeny.probes.capture.residual import RANKS
 from ontogeny.probes.loss import Intervention, corpus_losses, require_head
@@ -76,13 +76,6 @@ def make_interventions(model: PreTrainedModel, located: Located) -> Mapping[str,
     return found
 
 
-def common_dimensions(entries: Entries) -> np.ndarray:
-    """The three dimensions with the most entries, most first, of equal ones the smaller; NONE where there are fewer."""
-    named, counts = np.unique(entries.places[:, 2].numpy(), return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:RANKS]
-    return np.pad(named[order], (0, RANKS - len(order)), constant_values=massive.NONE).astype(np.int32)
-
-
 def _losses(plain: np.ndarray, ablated: np.ndarray) -> dict[str, Variable]:
     """Of each sequence's loss, plain (N,) and ablated (I, N)."""
     sequences = len(plain)
@@ -130,7 +123,7 @@ def _located(located: Located, sequences: int) -> dict[str, Variable]:
         ),
         "ablation_dimension": variable(
             "rank",
-            common_dimensions(entries),
+            massive.most_frequent_dimensions(entries.places[:, 2].numpy(), RANKS)[0],
             "dimensions with the most of these",
             "1",
             massive.PAPER,
