@@ -69,6 +69,9 @@ class Measurement:
         attention = dataset.attrs.get("attention", NOT_ASKED)
         if attention.startswith("unavailable"):
             progress.note(f"{name}: attention is {attention}")
+        for experiment in self.probes.experiments:
+            if experiment in dataset.attrs:
+                progress.note(f"{name}: {experiment} is {dataset.attrs[experiment]}")
         labels = {
             "step": np.array([step], dtype=np.int64),
             "tokens": np.array([np.nan if tokens is None else tokens]),

@@ -56,7 +56,7 @@ def require(dataset: xr.Dataset, what: str, *names: str) -> None:
     probe = next(probe for probe, beginnings in _PROBES.items() if missing[0].startswith(beginnings))
     if probe in _OF_ATTENTION and not has_attention(dataset):
         raise OntogenyError(f"{lacks} (attention {dataset.attrs['attention']}); the residual stream's figures remain")
-    raise OntogenyError(f"{lacks}; scan again with the probe `{probe}`")
+    raise OntogenyError(f"{lacks}; scan again with the probe `{probe}`, into a new folder")
 
 
 def sink_rates(dataset: xr.Dataset, epsilon: float = EPSILON, position: int = POSITION) -> xr.DataArray:

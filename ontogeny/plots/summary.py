@@ -116,7 +116,8 @@ def _top_sinks(dataset: xr.Dataset, when: list[str]) -> str:
 def _drain(dataset: xr.Dataset, when: list[str]) -> str:
     last = dataset.isel(checkpoint=-1, position=POSITION).transpose("layer", "head", ...)
     norms, rates = last["value_norm"].values, last["waiver_rate"].values
-    layer, head = np.unravel_index(norms.argmin(), norms.shape)
+    smallest = np.where(np.isnan(norms), np.inf, norms)
+    layer, head = np.unravel_index(smallest.argmin(), norms.shape)
     return (
         f"{when[-1]}, position {POSITION} draws attention and gives next to nothing (a waiver) in most sequences in "
         f"{(rates > EMERGED_RATE).sum()} of {rates.size} heads; its smallest value norm is "

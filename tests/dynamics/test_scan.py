@@ -53,6 +53,8 @@ def test_what_is_assumed_is_noted(series, tmp_path):
     tiny_falcon().save_pretrained(tmp_path / "falcon" / "step5")
     ontogeny.scan(str(tmp_path / "falcon"), corpus="random", progress=progress, **SMALL)
     assert progress.notes[1].startswith("step5: attention is unavailable: FalconModel")
+    ontogeny.scan(str(series), steps="0", progress=progress, probes=["massive", "waiver_kinds"], sequences=2, length=12)
+    assert progress.notes[-1].startswith("step0: waiver_kinds is unavailable: expected sequences of at least 17 tokens")
 
 
 def test_a_scan_says_what_it_is(series):

@@ -42,6 +42,8 @@ class Wanted:
             raise OntogenyError(f"needs: expected some of {', '.join(sorted(EVERYTHING))}, got {needs!r}")
         if not isinstance(maps, Collection) or not all(isinstance(one, Integral) for one in maps):
             raise OntogenyError(f"maps: expected a collection of layers' numbers, such as maps=[3], got {maps!r}")
+        if not isinstance(columns, Collection) or not all(isinstance(one, Integral) for one in columns):
+            raise OntogenyError(f"columns: expected a collection of keys, such as columns=(0, 8), got {columns!r}")
         asked = frozenset(names)
         if not asked or asked - EVERYTHING:
             raise OntogenyError(
