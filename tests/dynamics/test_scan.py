@@ -19,7 +19,7 @@ def test_the_dataset_keeps_the_contract(series):
     assert dataset.step.values.tolist() == list(STEPS)
     assert dataset.sel(step=16).checkpoint.item() == "step16"
     assert dict(dataset.sizes) == {
-        "checkpoint": 4, "layer": 3, "depth": 4, "head": 4, "position": 16, "sequence": 3, "rank": 3, "epsilon": 5,
+        "checkpoint": 4, "layer": 3, "depth": 4, "head": 4, "position": 16, "sequence": 3, "rank": 3, "epsilon": 6,
         "projection": 64,
     }  # fmt: skip
     assert {"step", "tokens", "revision", "verdict"} <= set(dataset.coords)

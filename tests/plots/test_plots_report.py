@@ -145,8 +145,8 @@ def test_a_scan_without_waivers_says_which_probe_to_add(tmp_path: Path) -> None:
     _, page, _ = read(write_report(scan_dataset(), None, tmp_path / "r.html"))
     assert "The dataset has no" not in page.text
     assert (
-        "the panel of waivers cannot be drawn: the dataset has no value_norm; scan again with the probe waivers, into a new folder."
-        in (page.text.lower())
+        "the panel of waivers cannot be drawn: the dataset has no value_norm; scan again with the probe waivers, into "
+        "a new folder." in (page.text.lower())
     )
 
 
