@@ -29,6 +29,7 @@ STIFFNESS = 1e4  # weight of the condition, against targets of norm 1
 DIFFERENCE = 1e-6  # of the numerical derivative of a condition by the shape
 ROUNDING = 1e-10  # part of the series' norm that counts as error even in an exact fit
 ROUNDS = 14  # refits that approach one end of an interval
+NEGLIGIBLE = 1e-5  # gain of a refit, as part of its sum of squares, at which it has gone far enough
 CLOSE = 0.03  # part of the rise in squares within which an end is found
 FIRST, FACTOR = 0.1, 4.0  # distance first tried from the estimate, and the most by which it changes in a round
 WIDEST = 1e3  # distance at which an end counts as open
@@ -117,7 +118,7 @@ class _Search:
         for _ in range(PIVOTS if self.quantity.pivots else 1):
             condition = _Condition(series, self.quantity, z, self.pivot[live])
             starts = np.concatenate([self.theta[live], self.grid.best(live, condition)])
-            found = descend(condition.linearise, starts, problem.lower, problem.upper)
+            found = descend(condition.linearise, starts, problem.lower, problem.upper, NEGLIGIBLE)
             better = found.cost[count:] < found.cost[:count]
             theta = np.where(better[:, None], found.theta[count:], found.theta[:count])
             curves = condition.curves(theta)
