@@ -178,7 +178,7 @@ class _Published(Quantity):
     """A parameter that runs off as the shape does."""
 
     def open_at(self, problem: Projection, theta: Array) -> NDArray[np.bool_]:
-        return (problem.at_lower_edge(theta) | problem.at_upper_edge(theta)).any(axis=-1)
+        return np.asarray((problem.at_lower_edge(theta) | problem.at_upper_edge(theta)).any(axis=1))
 
 
 class _LogRate(_Published):
