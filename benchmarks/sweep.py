@@ -158,7 +158,7 @@ def _phases_of_a_scan(phases: dict[str, float]) -> Iterator[Any]:
 
     parts = {
         "ontogeny.dynamics.measure.run_pass": "forward",
-        "ontogeny.dynamics.measure.reduce_trace": "reduce",
+        "ontogeny.probes.measure.reduce_trace": "reduce",
         "ontogeny.probes.measure._to_host": "copy",
         "ontogeny.dynamics.measurement.project_weights": "project",
         "ontogeny.dynamics.store.ScanStore.commit": "store",
@@ -193,7 +193,8 @@ def resident_mib(field: str) -> float:
 def refuse_if_different(ours: Path, theirs: Path) -> None:
     """Raise OntogenyError unless the script has every variable of the scan, each within 1e-4 of its largest value.
 
-    Of magnitudes that are as close as that, rounding decides which is the larger: their places are not compared.
+    Of magnitudes that are as close as that, rounding decides which is the larger: their places are not compared, nor
+    the dimensions that sequences share at a depth where these differ.
     """
     import torch
 
@@ -208,8 +209,11 @@ def refuse_if_different(ours: Path, theirs: Path) -> None:
         if set(found) != set(measured):
             raise OntogenyError(f"expected the same variables, only one has {sorted(set(found) ^ set(measured))}")
         expected = {str(name): torch.from_numpy(values.values) for name, values in measured.items()}
+        alike = (np.sort(found["top_dimension"]) == np.sort(expected["top_dimension"])).all(axis=(0, 2))
+        for name in ("shared_dimension", "shared_dimension_share"):
+            found[name] = np.where(alike[:, None], found[name], expected[name])
         tied = _tied(expected["top_activation"])
-        for name in ("top_position", "top_dimension"):
+        for name in ("top_position", "top_token", "top_dimension"):
             found[name] = np.where(tied, expected[name], found[name])
         refuse_if_wrong(
             f"the script on {checkpoint}",

@@ -20,6 +20,7 @@ from ontogeny.version import __version__
 
 if TYPE_CHECKING:
     from ontogeny import fitting, kernels, plots
+    from ontogeny.bibliography import citations
     from ontogeny.dynamics.audit.source import audit
     from ontogeny.dynamics.checkpoint import Checkpoint
     from ontogeny.dynamics.observer import Observer
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.sources import open_series
     from ontogeny.dynamics.sources.state_dicts import open_state_dicts
     from ontogeny.fitting import EmergenceCurve, EmergenceFit, fit
-    from ontogeny.probes.capture import Trace, attending, capture, trace_of
+    from ontogeny.fitting.architecture import predict
+    from ontogeny.probes.capture import Trace, attending, capture, trace_of, trace_of_arrays
     from ontogeny.probes.measure import measure
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "attending",
     "audit",
     "capture",
+    "citations",
     "fit",
     "fitting",
     "kernels",
@@ -57,8 +60,10 @@ __all__ = [
     "open_series",
     "open_state_dicts",
     "plots",
+    "predict",
     "scan",
     "trace_of",
+    "trace_of_arrays",
 ]
 
 _HOMES = {
@@ -72,14 +77,17 @@ _HOMES = {
     "attending": "ontogeny.probes.capture",
     "audit": "ontogeny.dynamics.audit.source",
     "capture": "ontogeny.probes.capture",
+    "citations": "ontogeny.bibliography",
     "fit": "ontogeny.fitting",
     "load_pythia": "ontogeny.dynamics.published",
     "measure": "ontogeny.probes.measure",
     "open_scan": "ontogeny.dynamics.opening",
     "open_series": "ontogeny.dynamics.sources",
     "open_state_dicts": "ontogeny.dynamics.sources.state_dicts",
+    "predict": "ontogeny.fitting.architecture",
     "scan": "ontogeny.dynamics.scan",
     "trace_of": "ontogeny.probes.capture",
+    "trace_of_arrays": "ontogeny.probes.capture",
 }
 
 

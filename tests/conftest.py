@@ -1,10 +1,33 @@
-"""Without a GPU, Triton's kernels run in its interpreter, which has to be asked for before they are defined."""
+"""A Hub client that asks 127.0.0.1.
+
+Without a GPU, Triton's kernels run in its interpreter, which has to be asked for before they are defined.
+"""
 
 from __future__ import annotations
 
 import os
+import time
 
+import pytest
 import torch
+from huggingface_hub import close_session, constants
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(scope="session")
+def direct_client():
+    """A client that goes through no proxy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        close_session()
+        yield
+    close_session()
+
+
+@pytest.fixture
+def online(direct_client, monkeypatch):
+    """A client that is online and does not wait between tries."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)

@@ -148,3 +148,49 @@ def _massive(
 
 def _variable(dims: str, values: np.ndarray, long_name: str) -> Variable:
     return tuple(dims.split()), values, {"long_name": long_name, "units": "1", "source": "synthetic"}
+
+
+def with_waivers(dataset: xr.Dataset, seed: int = 1) -> xr.Dataset:
+    """A dataset of `scan_dataset`, with captured attention, and the variables of the probe `waivers`.
+
+    Values drain at position 0 from about step 2000 on, in half of the heads that are sinks.
+    """
+    rng = np.random.default_rng(seed)
+    score = dataset["sink_score"].transpose("checkpoint", "layer", "head", "position").values
+    times = np.where(dataset["step"].values < 0, 1e5, dataset["step"].values).astype(float)
+    layers, heads = score.shape[1:3]
+    drains = (score[-1, ..., 0] > 0.3) & (rng.uniform(size=(layers, heads)) < 0.5)
+    depth = np.where(drains, rng.uniform(0.8, 0.97, (layers, heads)), rng.uniform(-0.5, 0.5, (layers, heads)))
+    norm = np.exp(rng.normal(0, 0.05, score.shape)).astype(np.float32)
+    norm[..., 0] *= 1 - depth * _rise(times, np.full((layers, heads), 1500.0))
+    waiver = np.where((score > 0.3) & (norm < 0.2), 0.9, 0).astype(np.float32)
+    dims = "checkpoint layer head position"
+    found = {
+        "value_norm": _variable(dims, norm, "value norm over its mean over positions"),
+        "update_norm": _variable(dims, norm**0.9, "norm of the value behind the output projection over its mean"),
+        "waiver_rate": _variable(dims, waiver, "share of sequences in which the key is a waiver"),
+    }
+    return dataset.assign(found).assign_attrs(waiver_epsilon=0.3, waiver_value=0.2)
+
+
+def with_ablation(dataset: xr.Dataset, interventions: tuple[str, ...] = ("zero", "mean", "no sinks")) -> xr.Dataset:
+    """The dataset with the loss (checkpoint) and what each intervention makes of it (checkpoint, intervention)."""
+    times = np.where(dataset["step"].values < 0, 1e5, dataset["step"].values).astype(float)
+    loss = 10 - 7 * _rise(times, np.array(200.0))
+    change = 2.0 ** -np.arange(len(interventions)) * 4 * _rise(times, np.array(1500.0))[:, None]
+    found = {
+        "loss": (("checkpoint",), loss, {"units": "nats"}),
+        "loss_ablated": (("checkpoint", "intervention"), loss[:, None] + change, {"units": "nats"}),
+        "loss_change_error": (("checkpoint", "intervention"), 0.01 + change / 50, {"units": "nats"}),
+    }
+    return dataset.assign(found).assign_coords(intervention=np.array(interventions, dtype=object))
+
+
+def with_kinds(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with a kind of waiver for each head: none at the first checkpoint, then one after the other."""
+    shape = tuple(dataset.sizes[dim] for dim in ("checkpoint", "layer", "head"))
+    kinds = (np.arange(np.prod(shape)).reshape(shape) % 5).astype(np.int8)
+    kinds[0] = 0
+    meanings = "none feature positional causal_order undetermined"
+    attrs = {"flag_values": list(range(5)), "flag_meanings": meanings}
+    return dataset.assign(waiver_kind=(("checkpoint", "layer", "head"), kinds, attrs))

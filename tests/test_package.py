@@ -9,7 +9,7 @@ import pytest
 
 import ontogeny
 
-HEAVY = ("torch", "transformers", "xarray", "numpy", "plotly", "scipy")
+HEAVY = ("torch", "transformers", "xarray", "numpy", "plotly", "scipy", "sklearn")
 
 
 def modules_after(statement):
@@ -30,10 +30,11 @@ def test_nothing_heavy_is_imported(statement):
     assert modules_after(statement) == []
 
 
-@pytest.mark.parametrize("package", ["ontogeny.fitting", "ontogeny.plots"])
+@pytest.mark.parametrize("package", ["ontogeny.fitting", "ontogeny.fitting.architecture", "ontogeny.plots"])
 def test_fitting_and_plots_never_import_torch(package):
     assert "torch" not in modules_after(f"import {package}")
     assert "transformers" not in modules_after(f"import {package}")
+    assert "sklearn" not in modules_after(f"import {package}")
 
 
 def test_every_public_name_is_there():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import ontogeny
@@ -41,6 +42,43 @@ def test_the_sink_comes_before_the_drain(dataset):
     drain = dataset.waiver_rate.sel(position=0).max(("layer", "head")) >= 0.5
     first_sink, first_drain = (int(dataset.step.values[marks.values][0]) for marks in (sink, drain))
     assert 64 < first_sink <= 128 < 1000 <= first_drain
+
+
+def halfway(series):
+    """The first step from which on at least half of the way from step 0 to the end is covered, without a return."""
+    covered = (series - series.isel(checkpoint=0)) / (series.isel(checkpoint=-1) - series.isel(checkpoint=0))
+    before = np.flatnonzero(covered.values < 0.5)
+    return int(series.step.values[before[-1] + 1])
+
+
+def test_half_way_the_order_is_sink_then_drain_then_massive_activation(dataset):
+    lasting = dataset.sel(layer=1, head=0, position=0)  # the first sink that stays
+    sink, drain, update = (halfway(lasting[name]) for name in ("sink_score", "value_norm", "update_norm"))
+    massive = [halfway(dataset.massive_ratio_of_means.sel(depth=depth)) for depth in (1, 2, 3)]
+    assert 96 <= sink <= 256 < 1000 <= drain <= 3000
+    assert update == drain < min(massive) and max(massive) <= 6000
+
+
+def test_first_seen_the_massive_activation_is_in_place_before_the_drain_is_complete(dataset):
+    first = {
+        "sink": dataset.sink_rate.sel(epsilon=0.3, position=0).max(("layer", "head")) > 0.5,
+        "place": (dataset.top_position.sel(rank=1, depth=[1, 2, 3]) == 0).all(("sequence", "depth")),
+        "doubled": dataset.massive_ratio_of_means.sel(depth=1)
+        >= 2 * dataset.massive_ratio_of_means.sel(depth=1, step=0),
+        "waiver": dataset.waiver_rate.sel(position=0).max(("layer", "head")) > 0.5,
+    }
+    steps = {name: int(dataset.step.values[there.values][0]) for name, there in first.items()}
+    assert steps == {"sink": 96, "place": 512, "doubled": 1000, "waiver": 2000}
+
+
+def test_the_update_of_the_sink_drains_with_its_value(dataset):
+    update = dataset.update_norm.sel(position=0)
+    sinks = dataset.sink_rate.sel(epsilon=0.3, position=0).isel(checkpoint=-1) >= 0.5
+    assert int(sinks.sum()) == 4
+    assert float(update.isel(checkpoint=-1).where(sinks).max()) < 0.1
+    assert float(update.sel(step=0).min()) > 0.7
+    # Before it drains, the lasting sink's update is larger than the others'.
+    assert float(update.sel(layer=1, head=0, step=512)) > 1.2
 
 
 def test_fits_of_the_series_have_verdicts_and_follow_the_data(dataset):

@@ -57,3 +57,14 @@ def test_sinks_equal_those_of_eager_maps(tmp_path):
         maps = torch.stack(model.base_model(ids, output_attentions=True, use_cache=False).attentions)
     alpha = maps.sum(-2)[..., :16] / (64 - torch.arange(16))
     np.testing.assert_allclose(found.sink_score, alpha.mean(1).numpy(), atol=1e-4)
+
+
+def test_zeroing_massive_activations_ruins_the_model_and_their_mean_does_not(tmp_path):
+    found = ontogeny.scan("smollm2", tmp_path / "scan", probes=["ablation"], sequences=32).dataset.isel(checkpoint=0)
+    change = found.loss_ablated - found.loss
+    zero, mean, removed, damped = (float(change.sel(intervention=name)) for name in found.intervention.values)
+    assert list(found.intervention) == ["massive_to_zero", "massive_to_mean", "sinks_removed", "sinks_damped"]
+    assert zero > 5 and abs(mean) < 0.05
+    assert zero > removed > damped > 2 * float(found.loss_change_error.sel(intervention="sinks_damped"))
+    assert int(found.ablation_depth) == 12 and int(found.ablation_dimension[0]) == 507
+    assert found.ablated_share.sel(intervention="massive_to_zero") == 1

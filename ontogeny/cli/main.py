@@ -12,8 +12,10 @@ from ontogeny.cli.bench import bench
 from ontogeny.cli.demo import demo
 from ontogeny.cli.errors import DEBUG, INTERRUPTED, heed_signals, reported
 from ontogeny.cli.fit import fit
+from ontogeny.cli.predict import predict
 from ontogeny.cli.report import report
 from ontogeny.cli.scan import scan
+from ontogeny.cli.verify import verify
 from ontogeny.version import __version__
 
 app = typer.Typer(
@@ -24,7 +26,7 @@ app = typer.Typer(
     help="How attention sinks and massive activations come to be while a transformer trains.",
     epilog=f"Every command also takes {DEBUG}: show the traceback of an error.",
 )
-for command in (scan, audit, fit, report, bench, demo):
+for command in (scan, audit, fit, predict, report, verify, bench, demo):
     app.command()(reported(command))
 
 

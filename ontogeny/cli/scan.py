@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ontogeny.cli.errors import SOME_FAILED
 from ontogeny.cli.options import Json
 from ontogeny.errors import UsageError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+SHOWN = 3
 
 
 def scan(
@@ -23,10 +28,14 @@ def scan(
         str | None, typer.Option(help="all, log, or a list with ranges: 0,1,512,1000:143000:1000. (default: by source)")
     ] = None,
     probes: Annotated[
-        str | None, typer.Option(help="Which probes, separated by commas: sinks, waivers, massive. (default: all)")
+        str | None,
+        typer.Option(
+            help="Which probes, separated by commas: sinks, secondary, waivers, massive (the default), contexts, "
+            "walks, and experiments that run the model again: waiver_kinds, ablation, dormancy."
+        ),
     ] = None,
     corpus: Annotated[
-        str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, or task. (default: by source)")
+        str | None, typer.Option(help="A .jsonl or .txt file, builtin, random, repeated, or task. (default: by source)")
     ] = None,
     sequences: Annotated[int, typer.Option(help="How many sequences to measure on.")] = 100,
     length: Annotated[int, typer.Option(help="Tokens in each sequence.")] = 64,
@@ -76,8 +85,19 @@ def scan(
         typer.echo(f"measured in {out}: {len(measured)} of {found.dataset.attrs['series']}")
         if found.failures:
             typer.echo(f"failed: {', '.join(found.failures)}")
+        if flagged := _flagged(found.dataset):
+            typer.echo(f"flagged, so that a fit leaves them out: {flagged} (why: ontogeny audit {out})")
         typer.echo(f"next: ontogeny report {out} --out report.html")
     return SOME_FAILED if found.failures else 0
+
+
+def _flagged(dataset: xr.Dataset) -> str:
+    """The measured checkpoints that the audit flags: the first few, each with its flags, and how many others."""
+    from ontogeny.dataset import SOUND
+
+    verdicts = zip(dataset["checkpoint"].values, dataset["verdict"].values, strict=True)
+    flagged = [f"{name} ({verdict})" for name, verdict in verdicts if verdict not in SOUND]
+    return ", ".join(flagged[:SHOWN]) + (f" and {len(flagged) - SHOWN} more" if len(flagged) > SHOWN else "")
 
 
 def _positions(text: str) -> int | None:

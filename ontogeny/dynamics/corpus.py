@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 SEED = 20241014
 BUILTIN_CHARACTERS_A_TOKEN = 6
-RANDOM = "random"
+RANDOM, REPEATED = "random", "repeated"
 BOS_POLICIES = ("auto", "always", "never")
 MOST_TOKENS = 2**31
 
@@ -44,9 +44,10 @@ class Corpus:
 def make_corpus(name: str | None, series: Series, *, sequences: int, length: int, bos: str = "auto") -> Corpus:
     """`sequences` documents of `length` tokens each, for the models of `series`.
 
-    `name` is `builtin` (the documentation topics that Python carries), `random` (seeded uniform token ids), `task` (the
-    series' own task), or a file: `.jsonl` whose lines hold `text` or `ids`, or `.txt`, a paragraph a document. None
-    chooses the series' own task, `builtin` where there is a tokenizer, else `random`.
+    `name` is `builtin` (the documentation topics that Python carries), `random` (seeded uniform token ids), `repeated`
+    (in each sequence one such id, over and over), `task` (the series' own task), or a file: `.jsonl` whose lines hold
+    `text` or `ids`, or `.txt`, a paragraph a document. None chooses the series' own task, `builtin` where there is a
+    tokenizer, else `random`.
 
     A document is tokenized with the tokenizer's default special tokens (`bos` = `always` or `never` overrules them) and
     cut to `length`, specials included; shorter ones are skipped; the first `sequences` that fit are used, in order.
@@ -64,13 +65,14 @@ def make_corpus(name: str | None, series: Series, *, sequences: int, length: int
         raise UsageError(f"unknown BOS policy {bos!r}: expected {', '.join(BOS_POLICIES)}")
     tokenizer = None if series.task else series.tokenizer()
     name = name or _default_name(series, tokenizer)
-    if name == RANDOM and tokenizer is None:
-        _refuse_bos(bos, "a corpus of random ids without a tokenizer")
+    if name in (RANDOM, REPEATED) and tokenizer is None:
+        _refuse_bos(bos, f"a corpus of {name} ids without a tokenizer")
     if name == "task":
         _refuse_bos(bos, "the series' own task")
         return _task_corpus(series, sequences, length)
-    if name == RANDOM:
-        documents = _random_documents(series.arch.vocab, tokenizer, bos, length)
+    if name in (RANDOM, REPEATED):
+        drawn = 1 if name == REPEATED else length
+        documents = _random_documents(series.arch.vocab, tokenizer, bos, length, drawn)
     elif name == "builtin":
         documents = _tokenized(_builtin_texts(length), tokenizer, bos, series.name)
     else:
@@ -93,7 +95,9 @@ def _refuse_bos(bos: str, what: str) -> None:
 
 def _task_corpus(series: Series, sequences: int, length: int) -> Corpus:
     if series.task is None:
-        raise OntogenyError(f"{series.name} has no task of its own: expected --corpus FILE, builtin or random")
+        raise OntogenyError(
+            f"{series.name} has no task of its own: expected --corpus FILE, builtin, random or repeated"
+        )
     return Corpus("task", series.task(sequences, length), bos="task")
 
 
@@ -144,9 +148,12 @@ def _builtin_texts(length: int) -> Iterator[str]:
 
 
 def _random_documents(
-    vocabulary: int, tokenizer: PreTrainedTokenizerBase | None, bos: str, length: int
+    vocabulary: int, tokenizer: PreTrainedTokenizerBase | None, bos: str, length: int, drawn: int
 ) -> Iterator[list[int]]:
-    """Endless seeded uniform ids, behind the special tokens that the tokenizer would put first."""
+    """Endless seeded uniform ids, behind the special tokens that the tokenizer would put first.
+
+    At most `drawn` ids of a document are drawn, and repeated until it is full.
+    """
     first: list[int] = []
     if tokenizer is not None and bos != "never":
         marked = tokenizer("a").input_ids
@@ -154,14 +161,17 @@ def _random_documents(
         first = _with_bos(marked[: marked.index(plain[0])] if plain and plain[0] in marked else [], tokenizer, bos)
     generator = np.random.default_rng(SEED)
     while True:
-        yield first + generator.integers(vocabulary, size=length - len(first)).tolist()
+        count = length - len(first)
+        yield first + np.resize(generator.integers(vocabulary, size=min(drawn, count)), count).tolist()
 
 
 def _file_documents(
     path: Path, tokenizer: PreTrainedTokenizerBase | None, bos: str, series: str
 ) -> Iterator[list[int]]:
     if path.suffix not in (".txt", ".jsonl") or not path.is_file():
-        raise UsageError(f"there is no corpus {path}: expected builtin, random, task, or a .jsonl or .txt file")
+        raise UsageError(
+            f"there is no corpus {path}: expected builtin, random, repeated, task, or a .jsonl or .txt file"
+        )
     try:
         with path.open(encoding="utf-8-sig") as file:
             if path.suffix == ".txt":

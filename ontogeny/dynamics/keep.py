@@ -28,14 +28,14 @@ class Keep:
     _releases: deque[Callable[[], None]] = field(default_factory=deque, repr=False)
 
     @classmethod
-    def parse(cls, text: str) -> Keep:
+    def parse(cls, policy: str | int) -> Keep:
         """The policy that `none`, `all` or a number of checkpoints stands for. Raises UsageError for anything else."""
-        known = {"none": 0, "all": None}
+        known, text = {"none": 0, "all": None}, str(policy)
         if text in known:
             return cls(known[text])
         if text.isascii() and text.isdigit():
             return cls(int(text))
-        raise UsageError(f"cannot keep {text!r}: expected none, all, or a number of checkpoints such as 2")
+        raise UsageError(f"cannot keep {policy!r}: expected none, all, or a number of checkpoints such as 2")
 
     def done(self, checkpoint: Checkpoint) -> None:
         """Take note of `checkpoint`, and release the one that falls out: it, or the one longest done with.

@@ -24,6 +24,8 @@ from ontogeny.errors import OntogenyError
 
 MakeModel = Callable[[str, str], PreTrainedModel]
 
+_SHOWN = 3  # reasons, where nothing could be measured
+
 
 @dataclass
 class Loop:
@@ -143,5 +145,7 @@ class Loop:
 
 
 def _nothing_measured(failures: dict[str, str]) -> OntogenyError:
-    reasons = "\n".join(f"  {name}: {reason}" for name, reason in failures.items())
-    return OntogenyError(f"not one of {len(failures)} checkpoints could be measured:\n{reasons}")
+    lines = [f"  {name}: {reason}" for name, reason in failures.items()]
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"  and {len(lines) - _SHOWN} more"]
+    return OntogenyError("\n".join([f"not one of {len(failures)} checkpoints could be measured:", *lines]))

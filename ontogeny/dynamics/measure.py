@@ -12,7 +12,7 @@ from ontogeny.dynamics.progress import Progress
 from ontogeny.probes import Probes
 from ontogeny.probes.batches import Batches
 from ontogeny.probes.capture import Trace, run_pass
-from ontogeny.probes.measure import Arrays, joined, label, reduce_trace, run_experiments
+from ontogeny.probes.measure import joined, reduce_passes, run_experiments
 
 
 def measure_checkpoint(
@@ -33,16 +33,12 @@ def measure_checkpoint(
     """
     batches = Batches(torch.from_numpy(corpus.ids), batch_size, model.device, progress.note)
     needs = frozenset[str]().union(*(probe.needs for probe in probes.traced.values()))
-    last: list[Trace] = []
 
-    def measure(batch: Tensor) -> dict[str, Arrays]:
+    def run(batch: Tensor) -> Trace:
         trace = run_pass(model, batch, needs=needs, on_block=progress.block, impl=impl)
-        part = reduce_trace(probes.traced, trace)
-        last[:] = [trace]
         progress.tokens(batch.numel())
-        return part
+        return trace
 
-    parts = batches.each(measure) if probes.traced else []
-    found = [label(probes.traced, parts, last[0])] if parts else []
+    found = reduce_passes(probes.traced, batches, run)
     found += run_experiments(probes.experiments, model, batches, impl)
     return joined(found).assign_coords(batch_size=batches.size)

@@ -20,6 +20,7 @@ from ontogeny.dynamics.measure import measure_checkpoint
 from ontogeny.dynamics.progress import Progress
 from ontogeny.dynamics.settings import ScanSettings
 from ontogeny.probes import Probes
+from ontogeny.probes.capture import NOT_ASKED
 from ontogeny.version import __version__
 
 CHECKPOINT_COORDINATES = {
@@ -65,8 +66,9 @@ class Measurement:
         progress = progress or Progress()
         size = self.batch_size if batch_size is None else batch_size
         dataset = measure_checkpoint(model, self.corpus, self.probes, size, progress, self.settings.impl)
-        if dataset.attrs["attention"].startswith("unavailable"):
-            progress.note(f"{name}: attention is {dataset.attrs['attention']}")
+        attention = dataset.attrs.get("attention", NOT_ASKED)
+        if attention.startswith("unavailable"):
+            progress.note(f"{name}: attention is {attention}")
         labels = {
             "step": np.array([step], dtype=np.int64),
             "tokens": np.array([np.nan if tokens is None else tokens]),

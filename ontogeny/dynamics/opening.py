@@ -88,5 +88,5 @@ def _read_group(path: Path) -> xr.Dataset:
 
 def _open_group(path: Path) -> xr.Dataset:
     dataset = xr.open_zarr(_StandingStore(path, read_only=True), consolidated=False, chunks=None)
-    names = [name for name in ("checkpoint", "revision", "verdict") if name in dataset.coords]
+    names = [name for name, values in dataset.coords.items() if values.dtype.kind in "OTU"]  # strings
     return dataset[sorted(dataset.data_vars)].assign_coords({name: dataset[name].astype(object) for name in names})

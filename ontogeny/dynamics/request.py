@@ -12,8 +12,7 @@ from ontogeny.dynamics.settings import ScanSettings
 from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.kernels.attention import Implementation
 from ontogeny.probes import DEFINITIONS, ProbeSettings, make_probes
-
-TOKENS_A_PASS = 4096
+from ontogeny.probes.batches import TOKENS_A_PASS
 
 
 def make_measurement(

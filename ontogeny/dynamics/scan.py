@@ -34,7 +34,7 @@ def scan(
     positions: int | None = 16,
     impl: str = "auto",
     prefetch: int = 1,
-    keep: str = "all",
+    keep: str | int = "all",
     progress: Progress | None = None,
 ) -> Scan:
     """Measure the checkpoints of `source` and return them as one labelled dataset.
@@ -44,8 +44,8 @@ def scan(
     is gone on with. None keeps nothing on disk. `steps` is `all`, `log` or a list such as `0,1,512,1000:143000:1000`;
     None leaves the choice to the source. `corpus`, `sequences`, `length` (tokens) and `bos` say what is measured on:
     see `make_corpus`. `batch_size` is in sequences, None for about 4096 tokens a pass. `probes` are names of probes,
-    None for all of them. `positions` is the number of key positions to keep, None for all. `impl` is the implementation
-    of attention: see `kernels.attention_stats`.
+    None for the default ones. `positions` is the number of key positions to keep, None for all. `impl` is the
+    implementation of attention: see `kernels.attention_stats`.
 
     While a checkpoint is measured, `prefetch` further ones are fetched and read into memory. `keep` tells which
     downloads of this scan stay on disk: `none`, `all`, or a number, of those measured last. Neither changes a number.

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from ontogeny.plots.ablation import loss
 from ontogeny.plots.emergence import emergence
 from ontogeny.plots.massive import massive_ratio
+from ontogeny.plots.predicted import predicted
 from ontogeny.plots.report import write_report
 from ontogeny.plots.sinks import sink_heads, sink_rate
 from ontogeny.plots.sites import massive_sites
+from ontogeny.plots.waivers import waivers
 
-__all__ = ["emergence", "massive_ratio", "massive_sites", "sink_heads", "sink_rate", "write_report"]
+__all__ = [
+    "emergence",
+    "loss",
+    "massive_ratio",
+    "massive_sites",
+    "predicted",
+    "sink_heads",
+    "sink_rate",
+    "waivers",
+    "write_report",
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -82,6 +83,22 @@ def step_axis(dataset: xr.Dataset) -> StepAxis:
 def whole_numbers(count: int) -> dict[str, object]:
     """An axis of `count` layers, depths or heads, for `update_xaxes` or `update_yaxes`: labels at whole numbers."""
     return {"tickmode": "linear", "tick0": 0, "dtick": max(1, -(-count // 12)), "showgrid": False}
+
+
+def log_axis(values: np.ndarray) -> dict[str, Any]:
+    """A log axis around the positive values, labelled at 1, 2, 5, 10 ... (only at decades where it spans many)."""
+    positive = values[np.isfinite(values) & (values > 0)]
+    low, high = (1.0, 10.0) if positive.size == 0 else (float(positive.min()) / 1.15, float(positive.max()) * 1.15)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    factors = (1, 2, 5) if np.log10(high / low) < 2.5 else (1,)
+    ticks = [factor * 10.0**power for power in powers for factor in factors]
+    return {
+        "type": "log",
+        "range": [float(np.log10(low)), float(np.log10(high))],
+        "tickmode": "array",
+        "tickvals": ticks,
+        "ticktext": [f"{tick:,.10g}" for tick in ticks],
+    }
 
 
 def place(steps: np.ndarray | int) -> np.ndarray:

@@ -11,7 +11,7 @@ import xarray as xr
 from ontogeny.dataset import RATIO_OF_MEANS, HasDataset
 from ontogeny.errors import OntogenyError
 from ontogeny.fitting import Verdict, evaluate
-from ontogeny.plots.axes import StepAxis, checkpoint_labels, place, step_axis, whole_numbers
+from ontogeny.plots.axes import StepAxis, checkpoint_labels, log_axis, place, step_axis, whole_numbers
 from ontogeny.plots.key import add_depth_key
 from ontogeny.plots.measurements import (
     dataset_of,
@@ -98,7 +98,7 @@ def add_ratio_lines(
         if curve is not None and fits is not None and axis.steps is not None:
             _add_curve(fig, curve, int(depth), colour, **where)
             _add_intervals(fig, fits.sel(depth=depth), int(axis.steps[-1]), colour, **where)
-    fig.update_yaxes(title_text=RATIO, **(_log_axis(ratios.values) if fits is None else {}), **where)
+    fig.update_yaxes(title_text=RATIO, **(log_axis(ratios.values) if fits is None else {}), **where)
 
 
 def add_ratio_profile(fig: go.Figure, ratios: xr.DataArray, **where: object) -> None:
@@ -116,7 +116,7 @@ def add_ratio_profile(fig: go.Figure, ratios: xr.DataArray, **where: object) -> 
         **where,
     )
     fig.update_xaxes(title_text="depth", **whole_numbers(depths.size), **where)
-    fig.update_yaxes(title_text=RATIO, **_log_axis(ratios.values), **where)
+    fig.update_yaxes(title_text=RATIO, **log_axis(ratios.values), **where)
 
 
 def drawable(dataset: xr.Dataset, fits: xr.Dataset | None) -> xr.Dataset | None:
@@ -196,19 +196,3 @@ def _add_intervals(fig: go.Figure, fitted: xr.Dataset, last: int, colour: str, *
         hoverinfo="skip",
         **where,
     )
-
-
-def _log_axis(values: np.ndarray) -> dict[str, object]:
-    """A log axis around the positive values, labelled at 1, 2, 5, 10 ... (only at decades where it spans many)."""
-    positive = values[np.isfinite(values) & (values > 0)]
-    low, high = (1.0, 10.0) if positive.size == 0 else (float(positive.min()) / 1.15, float(positive.max()) * 1.15)
-    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    factors = (1, 2, 5) if np.log10(high / low) < 2.5 else (1,)
-    ticks = [factor * 10.0**power for power in powers for factor in factors]
-    return {
-        "type": "log",
-        "range": [float(np.log10(low)), float(np.log10(high))],
-        "tickmode": "array",
-        "tickvals": ticks,
-        "ticktext": [f"{tick:,.10g}" for tick in ticks],
-    }

@@ -10,7 +10,16 @@ from ontogeny.errors import OntogenyError
 
 EPSILON = 0.3
 POSITION = 0
+WAIVER_VALUE = 0.2
 _SUBTITLE_NAME = 48
+_PROBES = {  # how the names of a probe's variables begin
+    "sinks": ("sink_", "top_sink_", "act_", "first_token", "attention_", "participation_", "support_", "head_class"),
+    "waivers": ("value_norm", "update_norm", "waiver_rate"),
+    "secondary": ("secondary_",),
+    "ablation": ("loss",),
+    "massive": ("",),
+}
+_OF_ATTENTION = ("sinks", "waivers")
 
 
 def dataset_of(scan: xr.Dataset | HasDataset) -> xr.Dataset:
@@ -34,7 +43,7 @@ def known_steps(dataset: xr.Dataset) -> np.ndarray | None:
 
 
 def has_attention(dataset: xr.Dataset) -> bool:
-    """Whether attention was captured: without it the dataset has no variable of the probe `sinks`."""
+    """Whether attention was captured: without it the dataset has no variable of the probes `sinks` and `waivers`."""
     return not str(dataset.attrs.get("attention", "captured")).startswith("unavailable")
 
 
@@ -44,10 +53,10 @@ def require(dataset: xr.Dataset, what: str, *names: str) -> None:
     if not missing:
         return
     lacks = f"{what} cannot be drawn: the dataset has no `{missing[0]}`"
-    of_attention = missing[0].startswith(("sink_", "top_sink_"))
-    if of_attention and not has_attention(dataset):
+    probe = next(probe for probe, beginnings in _PROBES.items() if missing[0].startswith(beginnings))
+    if probe in _OF_ATTENTION and not has_attention(dataset):
         raise OntogenyError(f"{lacks} (attention {dataset.attrs['attention']}); the residual stream's figures remain")
-    raise OntogenyError(f"{lacks}; scan again with the probe `{'sinks' if of_attention else 'massive'}`")
+    raise OntogenyError(f"{lacks}; scan again with the probe `{probe}`")
 
 
 def sink_rates(dataset: xr.Dataset, epsilon: float = EPSILON, position: int = POSITION) -> xr.DataArray:
@@ -58,6 +67,17 @@ def sink_rates(dataset: xr.Dataset, epsilon: float = EPSILON, position: int = PO
     require(dataset, "the sink rate", "sink_rate")
     rate = _pick(_pick(dataset["sink_rate"], "epsilon", epsilon), "position", position)
     return rate.transpose("checkpoint", "layer", "head")
+
+
+def of_key(dataset: xr.Dataset, what: str, name: str, position: int = POSITION) -> xr.DataArray:
+    """A variable of every head (checkpoint, layer, head) at one key position. Raises OntogenyError where missing."""
+    require(dataset, what, name)
+    return _pick(dataset[name], "position", position).transpose("checkpoint", "layer", "head")
+
+
+def waiver_bounds(dataset: xr.Dataset) -> tuple[float, float]:
+    """What makes a key a waiver: a sink score above the first, a value norm over its mean below the second."""
+    return float(dataset.attrs.get("waiver_epsilon", EPSILON)), float(dataset.attrs.get("waiver_value", WAIVER_VALUE))
 
 
 def _pick(array: xr.DataArray, dim: str, wanted: float) -> xr.DataArray:

@@ -18,6 +18,7 @@ from plotly.offline import get_plotlyjs
 
 from ontogeny.dataset import HasDataset
 from ontogeny.errors import OntogenyError
+from ontogeny.plots.ablation import loss
 from ontogeny.plots.axes import checkpoint_labels
 from ontogeny.plots.massive import drawable, massive_ratio
 from ontogeny.plots.measurements import dataset_of, require, series_name, shorten
@@ -30,9 +31,11 @@ from ontogeny.plots.tables import (
     failure_list,
     fit_table,
     flagged_checkpoints,
+    kind_table,
     settings_table,
 )
 from ontogeny.plots.theme import untitled
+from ontogeny.plots.waivers import PATHS_AT_MOST, waivers
 
 # Nothing may be fetched, whatever a dataset's text may contain.
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -78,7 +81,9 @@ def render(scan: xr.Dataset | HasDataset, fits: xr.Dataset | None, failures: Seq
     drawn: dict[str, go.Figure] = {}
     sections = [
         _sinks_section(dataset, drawn),
+        _waivers_section(dataset, drawn),
         _massive_section(dataset, fits, drawn),
+        _ablation_section(dataset, drawn),
         _section("Checkpoints", checkpoint_table(dataset)),
         _audit_section(dataset),
         _section("Failures", f'<div class="failures">{failure_list(failures)}</div>', "failures") if failures else "",
@@ -152,6 +157,39 @@ def _sinks_section(dataset: xr.Dataset, drawn: dict[str, go.Figure]) -> str:
         drawn, "sink-heads", "Sink rate by head", "The same rate, head by head.", lambda: sink_heads(dataset)
     )
     return _section(title, f"{by_layer}\n{by_head}")
+
+
+def _waivers_section(dataset: xr.Dataset, drawn: dict[str, go.Figure]) -> str:
+    ways = (
+        ""
+        if dataset.sizes["checkpoint"] == 1
+        else f" Lines lead, step by step, to the at most {PATHS_AT_MOST} heads (named layer.head) that end with the "
+        "highest waiver rate, of equal ones with the highest score; grey points are the other heads at the end."
+    )
+    panel = _figure(
+        drawn,
+        "waivers",
+        "Value norm against sink score",
+        "How much attention the first key (position 0) draws in a head, and how large its value is relative to the "
+        "mean over positions; both are means over sequences. In the shaded corner a key takes attention and gives next "
+        f"to nothing: a waiver (arXiv 2407.01601; the drain of values, arXiv 2410.13835).{ways}",
+        lambda: waivers(dataset),
+    )
+    kinds = f"\n<h3>Kinds of waivers</h3>\n{kind_table(dataset)}" if "waiver_kind" in dataset.data_vars else ""
+    return _section("Waivers", panel + kinds)
+
+
+def _ablation_section(dataset: xr.Dataset, drawn: dict[str, go.Figure]) -> str:
+    if "loss_ablated" not in dataset.data_vars:
+        return ""
+    panel = _figure(
+        drawn,
+        "loss",
+        "Loss under interventions",
+        "Mean loss of the next token, in nats: of the model as it is, and with one thing changed in its forward pass.",
+        lambda: loss(dataset),
+    )
+    return _section("What they do", panel)
 
 
 def _massive_section(dataset: xr.Dataset, fits: xr.Dataset | None, drawn: dict[str, go.Figure]) -> str:
@@ -235,7 +273,8 @@ def _provenance(dataset: xr.Dataset) -> str:
     version = dataset.attrs.get("ontogeny_version")
     return (
         f"Made by Ontogeny{f' {version}' if version else ''} from the stored measurements. Definitions: sinks, arXiv "
-        "2410.10781; massive activations, arXiv 2402.17762; their ratio and the curve of emergence, arXiv 2508.03616."
+        "2410.10781; waivers, arXiv 2407.01601 and 2410.13835; massive activations, arXiv 2402.17762; their ratio and "
+        "the curve of emergence, arXiv 2508.03616."
     )
 
 

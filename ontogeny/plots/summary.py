@@ -14,6 +14,7 @@ from ontogeny.plots.measurements import (
     has_attention,
     known_steps,
     massive_ratios,
+    of_key,
     sink_rates,
 )
 from ontogeny.plots.sites import find_sites
@@ -25,11 +26,12 @@ _FALLEN = 0.8
 
 
 def summarise(dataset: xr.Dataset) -> list[str]:
-    """Sentences, plain text (not escaped): sinks, their places and values, the massive ratio, the criterion, its sites.
+    """Sentences, plain text (not escaped): sinks, values, massive activations, what came first, secondary sinks.
 
-    A sink counts as emerged where the sink rate of a head exceeds 0.5, massive activations where the ratio of a depth
-    grows at least twofold. What was not measured is said with the dataset's reason. Checkpoints that the audit flags
-    are left out: a late step served early would have everything emerge there.
+    A sink counts as emerged where the sink rate of a head exceeds 0.5, its value as drained where the waiver rate does,
+    massive activations where the ratio of a depth grows at least twofold. What was not measured is said with the
+    dataset's reason. Checkpoints that the audit flags are left out: a late step served early would have everything
+    emerge there.
     """
     dataset = dataset_of(dataset)
     sound = sound_checkpoints(dataset)
@@ -56,6 +58,9 @@ def summarise(dataset: xr.Dataset) -> list[str]:
             parts.append(_site(dataset, when))
     else:
         parts.append("massive activations were not measured: the scan ran without the probe `massive`")
+    parts.extend(_order(dataset, when))
+    if "secondary_sinks" in dataset:
+        parts.append(_secondary(dataset, when))
     return [f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in parts]
 
 
@@ -125,20 +130,19 @@ def _massive(dataset: xr.Dataset, when: list[str]) -> str:
     if len(when) == 1:
         depth = int(np.nanargmax(ratios[0]))
         return f"the massive ratio {name} is highest at depth {depth}: {_number(ratios[0, depth])}"
-    growth = np.nanmax(ratios, axis=0) / ratios[0]
-    depth = int(np.nanargmax(growth))
-    series = ratios[:, depth]
+    depth, series = _fastest(ratios)
     top = int(np.nanargmax(series))
-    if growth[depth] < EMERGED_GROWTH:
+    growth = series[top] / series[0]
+    if growth < EMERGED_GROWTH:
         return (
-            f"no massive activation emerged: {name} grows twofold at no depth; the most is {growth[depth]:.2f}-fold, "
+            f"no massive activation emerged: {name} grows twofold at no depth; the most is {growth:.2f}-fold, "
             f"at depth {depth}"
         )
     doubled = when[int(np.argmax(series >= EMERGED_GROWTH * series[0]))]
     left = "" if series[-1] >= _FALLEN * series[top] else f", and is {_number(series[-1])} {when[-1]}"
     return (
         f"the largest activations grew out of proportion: {name} grows most at depth {depth}, "
-        f"{growth[depth]:.1f}-fold, from {_number(series[0])} {when[0]} to {_number(series[top])} {when[top]}; "
+        f"{growth:.1f}-fold, from {_number(series[0])} {when[0]} to {_number(series[top])} {when[top]}; "
         f"it is first seen doubled {doubled}{left}"
     )
 
@@ -154,7 +158,19 @@ def _criterion(dataset: xr.Dataset, when: list[str]) -> str:
     first = int(rates.any(axis=1).argmax())
     depth = int(rates[first].argmax())
     met = "is met" if len(when) == 1 else f"is first met {when[first]}"
-    return f"{criterion} {met}, in {rates[first, depth]:.0%} of sequences at depth {depth}"
+    last = int(np.flatnonzero(rates.any(axis=1))[-1])
+    place = f"in {rates[first, depth]:.0%} of sequences at depth {depth}"
+    return f"{criterion} {met}, {place}{_onset(dataset, last)}"
+
+
+def _onset(dataset: xr.Dataset, last: int) -> str:
+    """Where massive activations set in at a checkpoint that has some, most often; nothing where not measured."""
+    if "massive_onset" not in dataset:
+        return ""
+    onsets = dataset["massive_onset"].isel(checkpoint=last).values
+    depths, counts = np.unique(onsets[onsets >= 0], return_counts=True)
+    where = "" if dataset.sizes["checkpoint"] == 1 else "at the last such checkpoint "
+    return f"; {where}it sets in, most often, at depth {depths[counts.argmax()]}"
 
 
 def _site(dataset: xr.Dataset, when: list[str]) -> str:
@@ -166,6 +182,45 @@ def _site(dataset: xr.Dataset, when: list[str]) -> str:
         return f"{subject} at no place that the sequences share"
     position, dimension = sites.places[int(shares.argmax())]
     return f"{subject} at position {position}, dimension {dimension}, in {shares.max():.0%} of sequences"
+
+
+def _order(dataset: xr.Dataset, when: list[str]) -> list[str]:
+    """In which order a sink, a drained value and a doubled ratio are first seen; nothing where fewer than two are."""
+    seen: dict[str, np.ndarray] = {}
+    if "sink_rate" in dataset and int(dataset.attrs.get("length", SHORTEST)) >= SHORTEST:
+        seen["a sink"] = np.max(np.nan_to_num(sink_rates(dataset).values), axis=(1, 2)) > EMERGED_RATE
+    if "waiver_rate" in dataset:
+        rates = np.nan_to_num(of_key(dataset, "the drain of values", "waiver_rate").values)
+        seen["a sink whose value has drained"] = np.max(rates, axis=(1, 2)) > EMERGED_RATE
+    if {"top_activation", "median_activation"} <= set(dataset.data_vars):
+        series = _fastest(massive_ratios(dataset).values)[1]
+        seen["a doubled massive ratio"] = series >= EMERGED_GROWTH * series[0]
+    first = sorted((int(there.argmax()), what) for what, there in seen.items() if there.any())
+    if len(when) == 1 or len(first) < 2:
+        return []
+    told = [f"{what} {when[i]}" for i, what in first]
+    return [f"first seen, in this order: {', '.join(told)}"]
+
+
+def _fastest(ratios: np.ndarray) -> tuple[int, np.ndarray]:
+    """The depth whose ratio (checkpoint, depth) grows most over the first checkpoint's, and its series."""
+    depth = int(np.nanargmax(np.nanmax(ratios, axis=0) / ratios[0]))
+    return depth, ratios[:, depth]
+
+
+def _secondary(dataset: xr.Dataset, when: list[str]) -> str:
+    counts = dataset["secondary_sinks"].isel(checkpoint=-1, depth=slice(1, None)).transpose("sequence", "depth")
+    cosine = float(dataset.attrs.get("secondary_cosine", np.nan))
+    criterion = f" (|cosine| above {cosine:g})" if np.isfinite(cosine) else ""
+    told = f"no block leaves another token pointing where the first one does{criterion}, a secondary sink"
+    if counts.max() > 0:
+        most = int(counts.values.max(axis=0).argmax())
+        tokens = int(counts.max())
+        told = (
+            f"at most {tokens} token{'s' * (tokens != 1)} of a sequence point{'s' * (tokens == 1)} where its first one "
+            f"does{criterion}, as secondary sinks, at depth {counts['depth'].values[most]}"
+        )
+    return f"{when[-1]}, {told}"
 
 
 def _number(value: float) -> str:

@@ -30,6 +30,7 @@ _FIT_COLUMNS = {  # variable: title, number format (none: text)
     "beta": ("β (1/step)", ".2e"),
     "tau0": ("τ₀ (steps)", ".3g"),
 }
+_KINDS = ("none", "feature", "positional", "causal_order", "undetermined")
 _NUMBER = ' class="number"'
 _STEPS = ("peak_step", "half_rise_step")  # 0 is where the data leave the lower end of these open
 _OPEN = "open"
@@ -103,6 +104,24 @@ def fit_table(fits: xr.Dataset) -> str:
     if "left_out" in fits.attrs:
         caption += f" Left out, as flagged by the audit: {fits.attrs['left_out']}."
     return html_table(columns, caption)
+
+
+def kind_table(dataset: xr.Dataset) -> str:
+    """How many heads have each kind of waiver, as `waiver_kind` has it: one row for each checkpoint that changes it."""
+    kinds = dataset["waiver_kind"].transpose("checkpoint", ...)
+    values = kinds.values.reshape(kinds.sizes["checkpoint"], -1)
+    meanings = str(kinds.attrs.get("flag_meanings", " ".join(_KINDS))).split()
+    flags = np.atleast_1d(kinds.attrs.get("flag_values", range(len(meanings))))
+    counts = np.stack([(values == flag).sum(axis=1) for flag in flags], axis=1)
+    shown = [i for i in range(len(counts)) if i == 0 or (counts[i] != counts[i - 1]).any()]
+    labels = checkpoint_labels(dataset)
+    columns = [Column("checkpoint", [labels[i] for i in shown])]
+    for meaning, of_kind in zip(meanings, counts[shown].T, strict=True):
+        columns.append(Column(meaning.replace("_", " "), [str(count) for count in of_kind], numeric=True))
+    as_before = (
+        "" if len(shown) == len(counts) else " Checkpoints that are not listed have the numbers of the one before."
+    )
+    return html_table(columns, f"Number of heads whose sink at position {POSITION} is of each kind.{as_before}")
 
 
 def audit_summary(dataset: xr.Dataset) -> str:

@@ -13,6 +13,8 @@ INK = "#20242c"
 MUTED = "#5d6470"
 GRID = "#e7e4dd"
 RULE = "#b9b5ab"
+ACCENT = "#9c3353"
+WASH = "#f8e9ea"
 PAPER = "#ffffff"
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
@@ -20,9 +22,10 @@ FONT_SIZE = 13
 TITLE_SPACE = 52  # px, of the top margin
 KEY_SPACE = 64  # px, of the top margin: a legend or a key
 
-# Lightness rises steadily along both scales, so they keep their order in grey and for every kind of colour vision.
+# Lightness changes steadily along each scale, so they keep their order in grey and for every kind of colour vision.
 DEPTH_SCALE = ("#1b1f52", "#244a86", "#25759b", "#2f9c94", "#72b678", "#c2b94f")
 SHARE_SCALE = ("#f7f4ee", "#f6d9a4", "#eda868", "#d56a4a", "#9c3353", "#571c58", "#240f3d")
+STEP_SCALE = ("#e3c27a", "#dd9448", "#c4623f", "#963d55", "#5f2a66", "#2a1648")
 REST_SCALE = ("#f7f4ee", "#8f8c86")
 
 # plotly.js 4 offers, unasked, to upload the figure.

@@ -14,6 +14,8 @@ from ontogeny.memory import is_out_of_memory
 
 Result = TypeVar("Result")
 
+TOKENS_A_PASS = 4096
+
 
 class Batches:
     """Token ids (N, T), of which `size` sequences at a time go to `device`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,8 @@ MASSIVE_THRESHOLD = 100.0
 MASSIVE_MULTIPLE = 1000.0
 FLOAT16_LARGEST = 65504.0
 NONE = -1
+
+Numbers = TypeVar("Numbers", np.ndarray, Tensor)
 
 PAPER = "2402.17762"
 RATIO_PAPER = "2508.03616"
@@ -49,12 +51,12 @@ class MassiveProbe:
         return xr.Dataset({**_places(arrays), **_ratios(arrays), **_criterion(arrays)}, coordinates, constants)
 
 
-def is_massive(largest: np.ndarray, median: np.ndarray) -> np.ndarray:
+def is_massive(largest: Numbers, median: Numbers) -> Numbers:
     """Sun's criterion: above 100 and at least 1000 times the median (arXiv 2402.17762, section 2)."""
     return (largest > MASSIVE_THRESHOLD) & stands_out(largest, median)
 
 
-def stands_out(largest: np.ndarray, median: np.ndarray) -> np.ndarray:
+def stands_out(largest: Numbers, median: Numbers) -> Numbers:
     """The criterion's second half: at least 1000 times the median, and above 0."""
     return (largest >= MASSIVE_MULTIPLE * median) & (largest > 0)
 
@@ -77,7 +79,8 @@ def shared_dimensions(dimensions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sequences, depths, ranks = dimensions.shape
     shared, share = np.empty((depths, ranks), dtype=np.int32), np.empty((depths, ranks))
     for depth in range(depths):
-        named, counts = np.unique(dimensions[:, depth], return_counts=True)
+        once = np.concatenate([np.unique(named) for named in dimensions[:, depth]])
+        named, counts = np.unique(once, return_counts=True)
         order = np.argsort(-counts, kind="stable")[:ranks]
         found = len(order)
         shared[depth] = np.pad(named[order], (0, ranks - found), constant_values=NONE)

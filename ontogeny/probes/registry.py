@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ontogeny.errors import UsageError
+from ontogeny.probes.ablation import AblationExperiment
+from ontogeny.probes.capture import Trace
 from ontogeny.probes.contexts import ContextsProbe
+from ontogeny.probes.dormancy import DormancyExperiment
 from ontogeny.probes.experiment import Experiment
 from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
 from ontogeny.probes.secondary import SecondarySinksProbe
 from ontogeny.probes.sinks import SinksProbe
+from ontogeny.probes.waiver_kinds import WaiverKindsExperiment
 from ontogeny.probes.waivers import WaiversProbe
 from ontogeny.probes.walks import WalksProbe
 
@@ -24,7 +28,11 @@ PROBES: dict[str, type[Probe]] = {
     "walks": WalksProbe,
 }
 # They run the model again, several times over.
-EXPERIMENTS: dict[str, type[Experiment]] = {}
+EXPERIMENTS: dict[str, type[Experiment]] = {
+    "waiver_kinds": WaiverKindsExperiment,
+    "ablation": AblationExperiment,
+    "dormancy": DormancyExperiment,
+}
 DEFAULT = ("sinks", "secondary", "waivers", "massive")
 
 # Goes up whenever a number of any probe changes its meaning, or a probe gains one: scans of different definitions do
@@ -47,12 +55,28 @@ class Probes:
 
 def make_probes(names: Sequence[str] | None, settings: ProbeSettings) -> Probes:
     """The named probes, None for the default ones. Raises UsageError for a name that is in no table."""
+    wanted = _known(names)
+    return Probes(
+        traced={name: probe(settings) for name, probe in PROBES.items() if name in wanted},
+        experiments={name: experiment(settings) for name, experiment in EXPERIMENTS.items() if name in wanted},
+    )
+
+
+def needs_of(names: Sequence[str] | None) -> frozenset[str]:
+    """What a trace must hold for those of the named probes that read one. Raises UsageError likewise."""
+    wanted = _known(names)
+    return frozenset[str]().union(*(probe.needs for name, probe in PROBES.items() if name in wanted))
+
+
+def readable(trace: Trace) -> list[str]:
+    """The default probes, and those besides that find in the trace what they need."""
+    return [name for name, probe in PROBES.items() if name in DEFAULT or probe.needs <= trace.available]
+
+
+def _known(names: Sequence[str] | None) -> Sequence[str]:
     known = [*PROBES, *EXPERIMENTS]
     wanted = list(DEFAULT) if names is None else names
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
         raise UsageError(f"unknown probe {', '.join(unknown) or '(none given)'}: expected some of {', '.join(known)}")
-    return Probes(
-        traced={name: probe(settings) for name, probe in PROBES.items() if name in wanted},
-        experiments={name: experiment(settings) for name, experiment in EXPERIMENTS.items() if name in wanted},
-    )
+    return wanted

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ontogeny.probes.capture import ATTENTION, Trace
 from ontogeny.probes.capture.support import CLASS_LENGTH, SHARE, sampled_rows
-from ontogeny.probes.probe import ProbeSettings, lower_median, mean_where, variable
+from ontogeny.probes.probe import ProbeSettings, Variable, lower_median, mean_where, variable
 from ontogeny.probes.scores import rows_needed, sink_scores
 
-EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5)
+EPSILONS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
 NO_SINK = -1
 NO_ROW = -1
 CLASS_BOUNDS = (1 / 2, 1 / 8, 1 / 32)
@@ -51,13 +51,12 @@ class SinksProbe:
         empty, seeing = row_length == 0, (scores.visible > 0).any(-1)
         per_head = {
             name: torch.stack([getattr(layer, name) for layer in trace.layers], dim=1).where(seeing, torch.nan)
-            for name in ("entropy", "row_max", "participation", "mass", "distance")
+            for name in ("entropy", "row_max", "participation", "mass", "distance", "first_share")
         }
         kept = slice(self.settings.positions)
         return {
             "sink_score": scores.alpha[..., kept],
             "act_sink": (scores.alpha > ACT_MULTIPLE / tokens)[..., kept],
-            "first_token_share": _share_of_first(trace).where(seeing, torch.nan),
             "top_sink_position": top.indices.where(found, NO_SINK).to(torch.int32),
             "top_sink_score": top.values.where(found, torch.nan),
             "support": support.float().masked_fill(empty, torch.nan),
@@ -88,13 +87,7 @@ class SinksProbe:
                 "1",
                 ACT_PAPER,
             ),
-            "first_token_share": variable(
-                "layer head",
-                mean_where(~np.isnan(arrays["first_token_share"]), arrays["first_token_share"]),
-                "attention on the first token, mean over rows and sequences",
-                "1",
-                FIRST_PAPER,
-            ),
+            "first_token_share": _per_head(arrays["first_share"], "attention on the first token", "1", FIRST_PAPER),
             "top_sink_position": variable(
                 each, arrays["top_sink_position"], "key with the highest sink score", "tokens", PAPER, none=NO_SINK
             ),
@@ -136,16 +129,6 @@ class SinksProbe:
         return xr.Dataset(variables, coordinates, constants)
 
 
-def _share_of_first(trace: Trace) -> Tensor:
-    """The mean over a sequence's rows of their attention on its first token: (B, L, H)."""
-    shares = []
-    for layer in trace.layers:
-        first = (layer.visible_rows > 0).any(1).int().argmax(-1)
-        mass = layer.column_mass[torch.arange(len(first), device=first.device), :, first]
-        shares.append(mass / layer.tokens[:, None])
-    return torch.stack(shares, dim=1)
-
-
 def head_classes(share: np.ndarray, length: int) -> np.ndarray:
     """Classes I to IV as 1 to 4 from k / N, share (sequences, L, H, rows) -> int8 (L, H); 0 below 256 tokens.
 
@@ -159,6 +142,6 @@ def head_classes(share: np.ndarray, length: int) -> np.ndarray:
     return np.where(np.isnan(median), 0, classes).astype(np.int8)
 
 
-def _per_head(values: np.ndarray, long_name: str, units: str) -> tuple[tuple[str, ...], np.ndarray, dict[str, object]]:
+def _per_head(values: np.ndarray, long_name: str, units: str, source: str = PAPER) -> Variable:
     mean = mean_where(~np.isnan(values), values)
-    return variable("layer head", mean, f"{long_name}, mean over rows and sequences", units, PAPER)
+    return variable("layer head", mean, f"{long_name}, mean over rows and sequences", units, source)

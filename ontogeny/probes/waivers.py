@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ontogeny.probes.capture import ATTENTION, Trace
+from ontogeny.probes.capture import ATTENTION, VALUES, Trace
 from ontogeny.probes.probe import ProbeSettings, mean_where, variable
 from ontogeny.probes.scores import sink_scores
 
@@ -27,7 +27,7 @@ class WaiversProbe:
     """Value norms relative to their mean over positions, and how often a sink's value has drained."""
 
     settings: ProbeSettings
-    needs: ClassVar[frozenset[str]] = frozenset({ATTENTION})
+    needs: ClassVar[frozenset[str]] = frozenset({ATTENTION, VALUES})
 
     def reduce(self, trace: Trace) -> dict[str, Tensor]:
         """Arrays (B, L, H, P): norms over their mean, whether the key is a waiver, and whether a row sees it.
@@ -36,7 +36,7 @@ class WaiversProbe:
         """
         scores = sink_scores(trace)
         seen = scores.visible > 0
-        relative = _relative([layer.value_norm for layer in trace.layers], seen)
+        relative = _relative([layer.value_norm for layer in trace.layers if layer.value_norm is not None], seen)
         waiver = scores.eligible & (scores.alpha > WAIVER_EPSILON) & (relative < WAIVER_VALUE)
         kept = slice(self.settings.positions)
         found = {"value_norm": relative[..., kept], "waiver": waiver[..., kept], "seen": seen[..., kept]}

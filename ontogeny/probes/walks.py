@@ -44,4 +44,4 @@ class WalksProbe:
         }
         _, layers, heads, _ = entropy.shape
         coordinates = {"layer": np.arange(layers), "head": np.arange(heads), "moves": np.array(MOVES)}
-        return xr.Dataset(variables, coordinates, {"walks": WALKS_A_HEAD, "walk_seed": SEED})
+        return xr.Dataset(variables, coordinates, {"walks_a_head": WALKS_A_HEAD, "walk_seed": SEED})

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from ontogeny import measure
 from ontogeny.errors import OntogenyError
+from ontogeny.probes.capture.trace import Pass, ResidualTrace, Trace
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -49,7 +52,14 @@ def test_all_find_the_same_numbers(sweep, swept):
         assert 0 < run.before_mib <= run.peak_mib
 
 
-@pytest.mark.parametrize("name", ["sink_score", "support_90", "waiver_rate", "top_position", "massive_ratio"])
+NAMES = (
+    "sink_score act_sink_rate first_token_share support_90 value_norm update_norm waiver_rate secondary_sinks "
+    "secondary_start top_position top_token shared_dimension shared_dimension_share massive_ratio "
+    "massive_ratio_of_means massive_lifetime saturation_rate"
+)
+
+
+@pytest.mark.parametrize("name", NAMES.split())
 def test_nothing_is_timed_while_a_number_is_wrong(sweep, swept, tmp_path, name):
     place, _ = swept
     for file in (place / "1").iterdir():
@@ -63,6 +73,34 @@ def test_nothing_is_timed_while_a_number_is_wrong(sweep, swept, tmp_path, name):
         np.savez(file, **spoilt)
     with pytest.raises(OntogenyError, match=f"only one has .'{name}'"):
         sweep.refuse_if_different(place / "0", tmp_path)
+
+
+def test_the_script_finds_runs_that_random_weights_do_not_have(sweep):
+    """Alike tokens and massive activations that come and go, dimensions that sequences share, ties among all these."""
+    by_hand = importlib.import_module("sweep_by_hand")
+    draw = np.random.default_rng(0)
+    sequences, depths, tokens = 12, 7, 20
+    ids = draw.integers(0, 50, (sequences, tokens))
+    cosine = draw.choice([-0.95, 0.3, 0.95], (sequences, depths, tokens), p=[0.1, 0.8, 0.1])
+    top = np.sort(draw.choice([3.0, 90.0, 150.0, 400.0, 7e4], (sequences, depths, 3)))[..., ::-1].copy()
+    median = draw.choice([0.02, 0.1, 0.5], (sequences, depths))
+    position, dimension = draw.integers(0, tokens, top.shape), draw.integers(0, 6, top.shape)
+    traces = [
+        ResidualTrace(
+            *(torch.from_numpy(one[:, depth]) for one in (top, position, dimension, median, cosine)),
+            saturated=torch.zeros(sequences, dtype=torch.bool),
+        )
+        for depth in range(depths)
+    ]
+    trace = Trace([Pass(tokens, (), tuple(traces), "not asked for", ids=torch.from_numpy(ids))])
+    expected = measure(trace, probes=["secondary", "massive"])
+    found = {"top_activation": top, "top_position": position, "top_dimension": dimension, "median_activation": median}
+    found = {**found, **by_hand._secondary(cosine), **by_hand._massive(found, ids)}
+    assert set(found) == set(expected.data_vars)
+    for name, values in found.items():
+        np.testing.assert_allclose(values, expected[name], err_msg=name)
+    for name in ("secondary_lifetime", "massive_lifetime", "massive_onset"):
+        assert len(np.unique(found[name])) > 2
 
 
 def test_the_page_shows_every_measured_time(sweep):

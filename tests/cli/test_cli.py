@@ -12,17 +12,27 @@ import sys
 
 import pytest
 from rich.console import Console
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import ontogeny
 from ontogeny.cli.main import app
 from ontogeny.cli.progress import DrawnProgress
+from ontogeny.probes.registry import DEFAULT, EXPERIMENTS, PROBES
 from ontogeny.version import __version__
 from tests.checkpoint_folders import edit_weights, save_tiny
 from tests.models import tiny_falcon
 
 SMALL = ["--sequences", "3", "--length", "20"]
 STEPS = (0, 1, 2, 4, 8, 16, 32)
+
+
+def test_the_help_names_every_probe_and_the_default_ones():
+    told = {option.name: option for option in get_command(app).commands["scan"].params}["probes"].help
+    named, default = re.fullmatch(r"Which probes, separated by commas: ((.*) \(the default\).*)\.", told).groups()
+    assert tuple(default.split(", ")) == DEFAULT
+    probes, experiments = named.replace(" (the default)", "").split(", and experiments that run the model again: ")
+    assert probes.split(", ") == list(PROBES) and experiments.split(", ") == list(EXPERIMENTS)
 
 
 @pytest.fixture(scope="module")

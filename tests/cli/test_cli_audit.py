@@ -93,7 +93,10 @@ def test_what_cannot_be_opened_fails_as_elsewhere(tmp_path) -> None:
 
 def test_a_fit_says_what_it_leaves_out(doubtful, tmp_path) -> None:
     out = tmp_path / "scan"
-    assert run("scan", doubtful, "--out", out, "--sequences", 2, "--length", 20).exit_code == 0
+    result = run("scan", doubtful, "--out", out, "--sequences", 2, "--length", 20)
+    assert result.exit_code == 0
+    flagged = "flagged, so that a fit leaves them out: step1 (duplicate), step4 (duplicate) (why: ontogeny audit "
+    assert flagged in result.stdout
     gather_into(out, open_series(str(doubtful)))
     assert (
         "left out, 2 flagged by the audit (docs/audit.md): step1 (duplicate); step4 (duplicate)"

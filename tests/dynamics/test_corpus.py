@@ -195,3 +195,12 @@ def test_an_unknown_bos_policy_is_wrong_usage():
 def test_a_task_that_is_not_there():
     with pytest.raises(OntogenyError, match="no task of its own"):
         make_corpus("task", series(), sequences=1, length=4)
+
+
+def test_a_repeated_token_is_drawn_for_each_sequence_and_follows_the_special_tokens():
+    plain = make_corpus("repeated", series(byte_tokenizer()), sequences=20, length=7, bos="never").ids
+    assert (plain == plain[:, :1]).all() and len(set(plain[:, 0])) > 10
+    marked = make_corpus("repeated", series(byte_tokenizer()), sequences=20, length=7).ids
+    assert (marked[:, 0] == BOS).all() and (marked[:, 1:] == marked[:, 1:2]).all()
+    assert (marked[:, 1] == plain[:, 0]).all()
+    assert make_corpus("repeated", series(), sequences=2, length=7).ids.shape == (2, 7)

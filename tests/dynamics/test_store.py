@@ -16,6 +16,7 @@ import ontogeny
 from ontogeny.dynamics.progress import Progress
 from ontogeny.dynamics.store import measured_names
 from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.probes.registry import DEFAULT, DEFINITIONS
 from tests.scans import SMALL, STEPS, Count
 
 
@@ -124,8 +125,8 @@ def test_versions_that_differ_between_checkpoints_are_all_named(series, tmp_path
 
 def test_other_definitions_do_not_mix(series, tmp_path, monkeypatch):
     ontogeny.scan(str(series), tmp_path / "scan", steps="0", **SMALL)
-    monkeypatch.setattr("ontogeny.dynamics.request.DEFINITIONS", 2)
-    with pytest.raises(OntogenyError, match="definitions 1, not 2"):
+    monkeypatch.setattr("ontogeny.dynamics.request.DEFINITIONS", DEFINITIONS + 1)
+    with pytest.raises(OntogenyError, match=f"definitions {DEFINITIONS}, not {DEFINITIONS + 1}"):
         ontogeny.scan(str(series), tmp_path / "scan", **SMALL)
 
 
@@ -135,7 +136,7 @@ def test_the_same_request_in_other_words_goes_on(series, tmp_path):
     request = {"sequences": 3, "length": 10}
     ontogeny.scan(str(series), tmp_path / "scan", steps="0", corpus=str(ids), **request)
     moved = ids.rename(tmp_path / "moved.jsonl")
-    probes = ("massive", "sinks", "waivers", "sinks")
+    probes = ("massive", *DEFAULT)
     again = ontogeny.scan(str(series), tmp_path / "scan", steps="1", corpus=str(moved), probes=probes, **request)
     assert again.dataset.step.values.tolist() == [0, 1]
 
@@ -155,7 +156,7 @@ def test_a_scan_is_extended_without_measuring_again(series, tmp_path):
         ({"sequences": 4}, "sequences 3, not 4"),
         ({"length": 24}, "length 20, not 24"),
         ({"dtype": "bfloat16"}, "dtype 'float32', not 'bfloat16'"),
-        ({"probes": ("massive",)}, r"probes \['sinks', 'waivers', 'massive'\], not \['massive'\]"),
+        ({"probes": ("massive",)}, r"probes \['sinks', 'secondary', 'waivers', 'massive'\], not \['massive'\]"),
         ({"positions": None}, "positions 16, not None"),
     ],
 )

@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 from ontogeny.errors import OntogenyError
 from ontogeny.fitting import fit
 from ontogeny.plots import write_report
-from tests.synthetic import PYTHIA_STEPS, scan_dataset
+from tests.synthetic import PYTHIA_STEPS, scan_dataset, with_ablation, with_kinds, with_waivers
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\u2028 & <b>"
 FIGURES = re.compile(r'<script type="application/json" id="figures">(.*?)</script>', re.DOTALL)
@@ -128,6 +128,49 @@ def test_text_from_data_cannot_become_markup(tmp_path: Path) -> None:
     assert all("<img" not in name for row in figures["sink-rate"]["data"][0]["text"] for name in row)
 
 
+def test_waivers_have_a_section_between_sinks_and_massive_activations(tmp_path: Path) -> None:
+    dataset = with_waivers(scan_dataset(layers=3, heads=2))
+    _, page, figures = read(write_report(dataset, None, tmp_path / "r.html"))
+    assert list(figures) == ["sink-rate", "sink-heads", "waivers", "massive-ratio", "massive-sites"]
+    places = [page.text.index(f"\n{title}\n") for title in ("Attention sinks", "Waivers", "Massive activations")]
+    assert places == sorted(places)
+    path = next(trace for trace in figures["waivers"]["data"] if trace.get("name") == "layer 1 head 0")
+    norms = dataset["value_norm"].sel(layer=1, head=0, position=0)
+    np.testing.assert_allclose(array(path["y"]), norms.values, rtol=1e-6)
+    assert "waiver (arXiv 2407.01601" in page.text and "waivers, arXiv 2407.01601 and 2410.13835" in page.text
+    assert "What they do" not in page.text and "Kinds of waivers" not in page.text
+
+
+def test_a_scan_without_waivers_says_which_probe_to_add(tmp_path: Path) -> None:
+    _, page, _ = read(write_report(scan_dataset(), None, tmp_path / "r.html"))
+    assert "The dataset has no" not in page.text
+    assert (
+        "the panel of waivers cannot be drawn: the dataset has no value_norm; scan again with the probe waivers."
+        in (page.text.lower())
+    )
+
+
+def test_losses_and_kinds_are_shown_where_they_were_measured(tmp_path: Path) -> None:
+    dataset = with_kinds(with_ablation(with_waivers(scan_dataset(layers=3, heads=2)), (ATTACK, "zero")))
+    text, page, figures = read(write_report(dataset, None, tmp_path / "r.html"))
+    assert "What they do" in page.text and page.count("script") == 3 and page.count("img") == 0
+    np.testing.assert_allclose(array(figures["loss"]["data"][0]["y"]), dataset["loss"].values, rtol=1e-6)
+    for step, kinds in ((0, [6, 0, 0, 0, 0]), (1, [1, 2, 1, 1, 1]), (10000, [1, 1, 1, 1, 2])):
+        assert [int((dataset["waiver_kind"].sel(step=step) == kind).sum()) for kind in range(5)] == kinds
+        cells = "".join(f'<td class="number">{count}</td>' for count in kinds)
+        assert f"<tr><td>step {step:,}</td>{cells}</tr>" in text
+    assert '<th scope="col" class="number">causal order</th>' in text
+
+
+def test_kinds_that_do_not_change_are_listed_once(tmp_path: Path) -> None:
+    dataset = with_kinds(with_waivers(scan_dataset(layers=3, heads=2)))
+    dataset["waiver_kind"][1:] = 3
+    text, _, _ = read(write_report(dataset, None, tmp_path / "r.html"))
+    rows = re.findall(r"<tr><td>(step [0-9,]+)</td>(?:<td class=\"number\">\d+</td>){5}</tr>", text)
+    assert rows == ["step 0", "step 1"]
+    assert "Checkpoints that are not listed have the numbers of the one before." in text
+
+
 def test_a_verdict_in_hover_text_is_escaped(tmp_path: Path) -> None:
     dataset = scan_dataset()
     fits = fit(dataset, level=None)
@@ -169,8 +212,9 @@ def test_fits_of_another_metric_have_their_table(tmp_path: Path) -> None:
 
 
 def test_a_report_of_twenty_checkpoints_stays_small(tmp_path: Path) -> None:
-    dataset = scan_dataset(PYTHIA_STEPS, layers=12, heads=12, sequences=100, width=768)
-    path = write_report(dataset, fit(dataset, level=None), tmp_path / "r.html")
+    dataset = with_waivers(scan_dataset(PYTHIA_STEPS, layers=12, heads=12, sequences=100, width=768))
+    path = write_report(with_kinds(with_ablation(dataset)), fit(dataset, level=None), tmp_path / "r.html")
+    assert {"waivers", "loss"} <= set(read(path)[2])
     assert path.stat().st_size - len(get_plotlyjs().encode()) < 1_200_000
 
 

@@ -122,6 +122,64 @@ def test_a_drained_sink_is_told_with_its_head() -> None:
     assert not any("waiver" in one for one in summarise(dataset))
 
 
+def test_what_came_first_is_told_in_order() -> None:
+    dataset = flat()
+    dataset["sink_rate"].loc[{"epsilon": dataset["epsilon"] == 0.3, "layer": 1, "head": 0, "position": 0}] = np.array(
+        [0, 0.6, 0.9, 0.9]
+    )[:, None]
+    dataset["top_activation"].loc[{"depth": 1}] = np.array([8.0, 12, 12, 20])[:, None, None]
+    assert (
+        summarise(dataset)[-1] == "First seen, in this order: a sink at step 10, a doubled massive ratio at step 1,000."
+    )
+    shape = tuple(dataset.sizes[dim] for dim in ("checkpoint", "layer", "head", "position"))
+    rates = np.zeros(shape)
+    rates[2:, 0, 1, 0] = 0.6
+    rates[1:, 0, 1, 3] = 0.9  # another key
+    drained = dataset.assign(waiver_rate=(("checkpoint", "layer", "head", "position"), rates))
+    assert summarise(drained)[-1] == (
+        "First seen, in this order: a sink at step 10, a sink whose value has drained at step 100, "
+        "a doubled massive ratio at step 1,000."
+    )
+    assert not any("in this order" in one for one in summarise(flat()))
+    assert not any("in this order" in one for one in summarise(drained.isel(checkpoint=[-1])))
+
+
+def test_the_depth_where_massive_activations_set_in_is_told_of_the_last_checkpoint_that_has_some() -> None:
+    dataset = flat()
+    dataset["massive_rate"].loc[{"depth": 2}] = np.array([0, 0.4, 0.6, 0])
+    onset = np.full((4, 5), -1)
+    onset[1, :2] = 1
+    onset[2, :3] = (2, 1, 2)
+    dataset["massive_onset"] = (("checkpoint", "sequence"), onset)
+    assert summarise(dataset)[3].endswith(
+        "at step 10, in 40% of sequences at depth 2; at the last such checkpoint it sets in, most often, at depth 2."
+    )
+    assert summarise(dataset.isel(checkpoint=[2]))[3].endswith(
+        "is met, in 60% of sequences at depth 2; it sets in, most often, at depth 2."
+    )
+
+
+def test_secondary_sinks_are_counted_after_the_blocks_of_the_last_checkpoint() -> None:
+    dataset = flat()
+    counts = np.zeros((4, 5, 3), dtype=int)
+    counts[..., 0] = 9  # equal tokens have equal embeddings
+    counts[1, 0, 2] = 7
+    told = dataset.assign(secondary_sinks=(("checkpoint", "sequence", "depth"), counts)).assign_attrs(
+        secondary_cosine=0.9
+    )
+    assert summarise(told)[-1] == (
+        "At step 1,000, no block leaves another token pointing where the first one does (|cosine| above 0.9), a "
+        "secondary sink."
+    )
+    told["secondary_sinks"][-1, 3, 1] = 2
+    assert summarise(told)[-1] == (
+        "At step 1,000, at most 2 tokens of a sequence point where its first one does (|cosine| above 0.9), as "
+        "secondary sinks, at depth 1."
+    )
+    told["secondary_sinks"][-1, 3, 1] = 1
+    assert "at most 1 token of a sequence points where its first one does" in summarise(told)[-1]
+
+
 def test_short_sequences_make_no_claim() -> None:
     told = summarise(scan_dataset().assign_attrs(length=8))[0]
     assert told == "Sequences of 8 tokens are too short to tell an attention sink from even attention."

@@ -1,4 +1,4 @@
-"""Models of TransformerLens."""
+"""Models of TransformerLens, and masks for eager attention in float64."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import logging
 import warnings
 
 import pytest
-from transformers import PreTrainedTokenizerFast
+import torch
+from transformers import AttentionMaskInterface, PreTrainedTokenizerFast
+from transformers.masking_utils import eager_mask
 
 from tests.byte_tokenizer import byte_tokenizer
 
@@ -31,3 +33,13 @@ def boot(tmp_path_factory):
             return TransformerBridge.boot_transformers("tiny", **options)
 
     return boot_transformers
+
+
+@pytest.fixture
+def finite_eager_masks(monkeypatch):
+    """Eager masks hold the dtype's minimum; float64's becomes -inf in a float32 softmax, and a whole row of it NaN."""
+
+    def floor_of_float32(**arguments):
+        return eager_mask(**{**arguments, "dtype": torch.float32})
+
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "eager", floor_of_float32)

@@ -8,14 +8,14 @@ import pytest
 import torch
 import transformers
 from torch import nn
-from transformers import AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 from ontogeny.bench.memory import peak_bytes
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture import ATTENTION, RESIDUAL, capture, run_pass
 from ontogeny.probes.capture.support import sampled_rows, support_size
 from tests.models import FAMILIES, tiny, tiny_falcon, token_ids
+
+pytestmark = pytest.mark.usefixtures("finite_eager_masks")
 
 LENGTH = 24
 
@@ -27,16 +27,6 @@ def padding(side):
     if side == "right":
         mask[0, -5:], mask[1, -11:] = 0, 0
     return mask
-
-
-@pytest.fixture(autouse=True)
-def finite_eager_masks(monkeypatch):
-    """Eager masks hold the dtype's minimum; float64's becomes -inf in a float32 softmax, and a whole row of it NaN."""
-
-    def floor_of_float32(**arguments):
-        return eager_mask(**{**arguments, "dtype": torch.float32})
-
-    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "eager", floor_of_float32)
 
 
 def eager(model, ids, mask):

@@ -32,12 +32,12 @@ def test_a_pass_of_another_length_is_refused_and_leaves_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"needs": ()}, "needs: expected some of attention, contexts, residual, walks, got"),
-        ({"needs": 5}, "needs: expected some of attention, contexts, residual, walks, got 5"),
-        ({"needs": [5]}, r"needs: expected some of attention, contexts, residual, walks, got \[5\]"),
+        ({"needs": ()}, "needs: expected some of attention, contexts, residual, values, walks, got"),
+        ({"needs": 5}, "needs: expected some of attention, contexts, residual, values, walks, got 5"),
+        ({"needs": [5]}, r"needs: expected some of attention, contexts, residual, values, walks, got \[5\]"),
         ({"maps": 3}, r"maps: expected a collection of layers' numbers, such as maps=\[3\], got 3"),
         ({"maps": ["first"]}, r"got \['first'\]"),
-        ({"needs": {"values"}}, "needs: expected some of attention, contexts, residual, walks, got values"),
+        ({"needs": {"keys"}}, "needs: expected some of attention, contexts, residual, values, walks, got keys"),
         ({"needs": {"residual"}, "maps": [0]}, "maps: expected `attention` among the needs"),
     ],
 )

@@ -13,6 +13,7 @@ import torch
 import ontogeny
 from ontogeny.bench.memory import peak_bytes
 from ontogeny.probes.capture import run_pass
+from ontogeny.probes.capture.wanted import EVERYTHING
 from tests.models import tiny, token_ids
 
 pytestmark = pytest.mark.skipif(find_spec("transformer_lens") is None, reason="needs pip install ontogeny[lens]")
@@ -60,6 +61,16 @@ def test_a_bridge_gives_the_numbers_of_transformers(boot, family, side):
     assert_same(trace, expected, mask)
     found, scan = ontogeny.measure(trace), ontogeny.measure(expected)
     assert set(found.data_vars) == set(scan.data_vars) and "weights_processed" not in found.attrs
+
+
+def test_a_bridge_gives_the_contexts_and_walks_of_transformers(boot):
+    ids, mask = token_ids(3, LENGTH), padded("left")
+    expected = run_pass(tiny("llama"), ids, mask, needs=EVERYTHING)
+    bridge = boot(tiny("llama"))
+    with ontogeny.capture(bridge, needs=EVERYTHING) as trace:
+        bridge(ids, attention_mask=mask)
+    assert trace.available == expected.available == EVERYTHING and trace.updates == "captured"
+    assert_same(trace, expected, mask)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

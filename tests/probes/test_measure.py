@@ -15,6 +15,7 @@ from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.kernels.masks import sliding_window
 from ontogeny.probes import DEFINITIONS, ProbeSettings, make_probes
 from ontogeny.probes.capture import Trace, run_pass
+from ontogeny.probes.capture.wanted import EVERYTHING
 from tests.models import tiny, tiny_falcon, token_ids
 
 SEQUENCES, LENGTH = 6, 40
@@ -72,9 +73,11 @@ def padded(ids, left, right):
 )
 def test_padding_changes_no_number_of_the_tokens(length, left, right):
     model, ids = tiny("llama", max_position_embeddings=600), token_ids(2, length)
-    with ontogeny.capture(model) as trace:
+    with ontogeny.capture(model, needs=EVERYTHING) as trace:
         model(**padded(ids, left, right))
-    found, plain = ontogeny.measure(trace, positions=None), ontogeny.measure(run_pass(model, ids), positions=None)
+    found = ontogeny.measure(trace, positions=None)
+    plain = ontogeny.measure(run_pass(model, ids, needs=EVERYTHING), positions=None)
+    assert {"walk_entropy", "context_distance", "secondary_sinks", "update_norm"} <= set(plain.data_vars)
     assert (plain.support_90 > 0).all() and bool((plain.head_class > 0).all()) == (length == 300)
     for name, expected in plain.data_vars.items():
         got = found[name]
@@ -82,7 +85,7 @@ def test_padding_changes_no_number_of_the_tokens(length, left, right):
             outside = [*range(left), *range(left + length, left + length + right)]
             assert got.isel(position=outside).isnull().all(), name
             got = got[..., left : left + length]
-        elif name in ("top_position", "top_sink_position"):
+        elif name in ("top_position", "top_sink_position", "secondary_position"):
             got = got.where(got < 0, got - left)
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6, err_msg=name)
 
@@ -99,7 +102,7 @@ def test_a_sequence_without_a_key_is_in_no_mean_over_it(batch_size):
     alone = []
     for n in range(3):
         alone.append(ontogeny.measure(run_pass(model, ids[n : n + 1], mask[n : n + 1]), positions=None))
-    for name in ("sink_score", "sink_rate", "value_norm", "waiver_rate"):
+    for name in ("sink_score", "sink_rate", "act_sink_rate", "value_norm", "update_norm", "waiver_rate"):
         for keys, having in ((slice(15), (0, 2)), (slice(15, 30), (0,)), (slice(30, 45), (0, 1))):
             expected = np.mean([alone[n][name].values[..., keys] for n in having], axis=0)
             np.testing.assert_allclose(found[name][..., keys], expected, rtol=1e-4, atol=1e-6, err_msg=name)
@@ -153,7 +156,9 @@ def test_probes_that_need_what_was_not_captured_are_left_out(needs, there, left_
 
 def test_where_no_probe_is_left_that_is_an_error():
     trace = by_hand(tiny("llama"), 3, needs={"attention"})
-    with pytest.raises(OntogenyError, match="need more than attention: capture with more `needs`"):
+    with pytest.raises(
+        OntogenyError, match=r"no probe is left: massive needs residual \(not asked for\); capture with more `needs`"
+    ):
         ontogeny.measure(trace, probes=["massive"])
 
 
@@ -175,8 +180,10 @@ def test_notes_of_a_trace_are_attributes_of_its_dataset():
 def test_what_is_no_trace_or_an_empty_one_is_refused():
     with pytest.raises(OntogenyError, match="the trace is empty"):
         ontogeny.measure(Trace())
-    with pytest.raises(OntogenyError, match="expected a Trace"):
-        ontogeny.measure(tiny("llama"))
+    with pytest.raises(
+        OntogenyError, match="expected a transformers model or a TransformerBridge with input_ids, a Tr"
+    ):
+        ontogeny.measure("llama")
 
 
 def test_a_dataset_says_by_what_mechanism_the_model_attended():

@@ -10,11 +10,8 @@ import pytest
 import torch
 
 import ontogeny
-from ontogeny.dynamics.corpus import Corpus
-from ontogeny.dynamics.measure import measure_checkpoint
-from ontogeny.dynamics.progress import Progress
 from ontogeny.errors import OntogenyError, UsageError
-from ontogeny.probes import ProbeSettings, make_probes
+from ontogeny.probes import PROBES, ProbeSettings, make_probes
 from ontogeny.probes.capture import Pass, Trace, run_pass
 from ontogeny.probes.capture.support import sampled_rows
 from ontogeny.probes.massive import is_massive
@@ -22,14 +19,7 @@ from ontogeny.probes.probe import lower_median, mean_where
 from ontogeny.probes.scores import rows_needed, sink_scores
 from ontogeny.probes.sinks import EPSILONS, head_classes
 from tests.models import tiny, tiny_falcon, token_ids
-
-SEQUENCES, LENGTH = 5, 40
-
-
-def measured(model, names=("sinks", "waivers", "massive"), length=LENGTH, positions=16, batch_size=2):
-    corpus = Corpus("random", token_ids(SEQUENCES, length).numpy(), "auto")
-    probes = make_probes(names, ProbeSettings(length, positions))
-    return measure_checkpoint(model, corpus, probes, batch_size, Progress())
+from tests.probes.plain import LENGTH, SEQUENCES, measured
 
 
 def eager_maps(model, length=LENGTH):
@@ -158,9 +148,11 @@ def test_massive_rate_is_the_share_of_sequences():
     assert float(measured(model).massive_rate.sel(depth=0)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("family", ["llama", "bert"])
 @pytest.mark.parametrize("batch_size", [1, 3, 5])
-def test_batches_do_not_change_the_numbers(batch_size):
-    one, other = measured(tiny("llama"), batch_size=2), measured(tiny("llama"), batch_size=batch_size)
+def test_batches_do_not_change_the_numbers(batch_size, family):
+    one, other = (measured(tiny(family), names=tuple(PROBES), batch_size=size) for size in (2, batch_size))
+    assert {"walk_entropy", "context_distance", "secondary_sinks", "update_norm"} <= set(one.data_vars)
     for name in one.data_vars:
         np.testing.assert_allclose(one[name], other[name], rtol=2e-5, err_msg=name)
 

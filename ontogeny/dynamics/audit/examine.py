@@ -44,6 +44,10 @@ class Audit:
     examined: frozenset[str]
     measured: frozenset[str]
 
+    def __repr__(self) -> str:
+        found = f"{len(self.evidence.entries)} checkpoints, {len(self.flags)} flagged, {len(self.findings)} findings"
+        return f"<Audit of {self.evidence.source}: {found}>"
+
     def verdict(self, name: str) -> str:
         """The checkpoint's flags, joined by commas; `ok` without any, `unaudited` where it could not be compared."""
         if name in self.flags:

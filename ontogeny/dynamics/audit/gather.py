@@ -25,6 +25,7 @@ AT_A_TIME = 8
 TRAINER_STATE = "trainer_state.json"
 NOT_SELECTED = "its files are on this machine and were not read, as it was not selected"
 NO_FILES = "its weights are in no files"
+NO_WEIGHTS = f"{UNLISTED}: it has no weight files"
 
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _LONGEST_HEADER = 100 << 20  # safetensors' own limit
@@ -50,6 +51,8 @@ def gather(series: Series, selected: Collection[str] | None = None) -> Evidence:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # an interrupt does not wait for a listing that hangs
     main = None if series.main is None else entries.pop()
+    if main is not None and main.problem == NO_WEIGHTS:
+        main = None  # no fault: a repository may hold its checkpoints in other revisions or in folders alone
     return Evidence(series.source, tuple(entries), main, whole=not _out_of_sight(series))
 
 
@@ -87,7 +90,7 @@ def _look(one: Checkpoint) -> Entry:
     try:
         files = one.listing()
         if not files:
-            return _unknown(one, f"{UNLISTED}: it has no weight files")
+            return _unknown(one, NO_WEIGHTS)
         unhashed = [name for name, file in files.items() if not _HASH.fullmatch(file.digest)]
         if unhashed:
             return _unknown(one, f"{UNLISTED}: the listing states no hash of {unhashed[0]}")

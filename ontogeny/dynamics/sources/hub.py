@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -56,9 +56,14 @@ class _Place:
     revision: str
     folder: str = ""
 
+    @property
+    def name(self) -> str:
+        """What the checkpoint is called: by its folder's own name, without those of the folders around it."""
+        return self.folder.rpartition("/")[2] or self.revision
+
     def checkpoint(self, hub: Repository) -> Checkpoint:
         return Checkpoint(
-            name=self.folder or self.revision,
+            name=self.name,
             step=self.stated.step,
             fetch=partial(hub.fetch, self.revision, self.folder),
             revision=self.revision,
@@ -86,11 +91,15 @@ def _folders(hub: Repository) -> list[_Place]:
     for path in hub.all_files(_MAIN):
         folder, _, name = path.rpartition("/")
         inside.setdefault(folder, set()).add(name)
-    return [
-        _Place(stated, _MAIN, folder)
-        for folder, names in sorted(inside.items())
-        if CONFIG in names and weight_patterns(names) and (stated := read_name(folder))
-    ]
+    models = [folder for folder, names in sorted(inside.items()) if CONFIG in names and weight_patterns(names)]
+    return [_Place(stated, _MAIN, folder) for folder in models if (stated := _read_path(folder))]
+
+
+def _read_path(folder: str) -> Stated | None:
+    """What the last name in a path states; the folders around it are a run: `seed1` in `seed1/step1000`."""
+    around, _, name = folder.rpartition("/")
+    stated = read_name(name)
+    return stated and replace(stated, run="/".join(filter(None, (around, stated.run))))
 
 
 def _chosen(repository: str, part: str | None, places: list[_Place]) -> tuple[list[_Place], tuple[str, ...]]:
@@ -102,7 +111,9 @@ def _chosen(repository: str, part: str | None, places: list[_Place]) -> tuple[li
         exact = [place for place in places if part in (place.revision, place.folder)]
         if exact or part == _MAIN:
             return exact[:1] or [_Place(Stated(UNKNOWN_STEP), _MAIN)], ()
-        raise UsageError(f"{repository} has no run and no revision {part!r}: expected {_listed(runs) or _MAIN}")
+        one = next((place.folder or place.revision for place in places), _MAIN)
+        expected = " or ".join(filter(None, [_listed(runs), f"one checkpoint, such as @{one}"]))
+        raise UsageError(f"{repository} has no run and no revision {part!r}: expected {expected}")
     if not runs:
         return [_Place(Stated(UNKNOWN_STEP), _MAIN)], ()
     run = max(runs, key=lambda name: len(runs[name])) if part is None else part

@@ -2,8 +2,9 @@
 
 # The function is registered with transformers on import.
 from ontogeny.probes.capture import attention as _registered  # noqa: F401
+from ontogeny.probes.capture.arrays import trace_of_arrays
 from ontogeny.probes.capture.attending import attending
-from ontogeny.probes.capture.context import capture, run_pass
+from ontogeny.probes.capture.context import capture, evaluating, run_pass
 from ontogeny.probes.capture.lens import trace_of
 from ontogeny.probes.capture.trace import (
     ATTENTION,
@@ -11,12 +12,14 @@ from ontogeny.probes.capture.trace import (
     CONTEXTS,
     NOT_ASKED,
     RESIDUAL,
+    VALUES,
     WALKS,
     AttentionTrace,
     Pass,
     ResidualTrace,
     Trace,
 )
+from ontogeny.probes.capture.wanted import USUAL
 
 __all__ = [
     "ATTENTION",
@@ -24,6 +27,8 @@ __all__ = [
     "CONTEXTS",
     "NOT_ASKED",
     "RESIDUAL",
+    "USUAL",
+    "VALUES",
     "WALKS",
     "AttentionTrace",
     "Pass",
@@ -31,6 +36,8 @@ __all__ = [
     "Trace",
     "attending",
     "capture",
+    "evaluating",
     "run_pass",
     "trace_of",
+    "trace_of_arrays",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ontogeny.errors import OntogenyError
@@ -36,8 +36,9 @@ def attending(
     Raises OntogenyError for an unknown mechanism, `sinks` or a `mask_mod` that are none, a model whose attention cannot
     be replaced, and from within the pass of another model that shares its config.
     """
-    if not isinstance(model, PreTrainedModel):
-        raise OntogenyError(f"expected a transformers PreTrainedModel, got {type(model).__name__}")
+    base, found = find_replaceable(model)
+    if route_of(base) is not None:
+        raise _inside_already(base)
     if mechanism not in MECHANISMS:
         raise OntogenyError(f"mechanism: expected one of {', '.join(MECHANISMS)}, got {mechanism!r}")
     if mask_mod is not None and not callable(mask_mod):
@@ -45,20 +46,33 @@ def attending(
             "mask_mod: expected a function of batch, head, query and key indices, as kernels.masks has them, got "
             f"{type(mask_mod).__name__}"
         )
-    whole = cast(PreTrainedModel, model.base_model)
-    blocks = find_blocks(whole)
-    base = find_owner(whole, blocks)
-    if is_captured(base) or route_of(base) is not None:
-        raise OntogenyError(
-            f"{type(base).__name__} is inside another `capture` or `attending` already: enter `attending` once, and "
-            "`capture` inside it"
-        )
-    found = find_attention(whole, blocks)
-    if isinstance(found, str):
-        raise OntogenyError(f"the attention of {type(base).__name__} cannot be replaced: {found}")
     _check_sinks(sinks, len(found))
     with routed(base, Route(AttentionSettings(mechanism, sinks, mask_mod), layers=found)):
         yield
+
+
+def find_replaceable(model: PreTrainedModel) -> tuple[PreTrainedModel, list[nn.Module]]:
+    """The model whose forward a pass runs, and the attention module of each of its blocks, to be routed otherwise.
+
+    Raises OntogenyError for what is no model, attention that cannot be replaced, and from within a capture of it.
+    """
+    if not isinstance(model, PreTrainedModel):
+        raise OntogenyError(f"expected a transformers PreTrainedModel, got {type(model).__name__}")
+    whole = cast(PreTrainedModel, model.base_model)
+    found = find_attention(whole, find_blocks(whole))
+    if isinstance(found, str):
+        raise OntogenyError(f"the attention of {type(whole).__name__} cannot be replaced: {found}")
+    base = find_owner(whole, found)
+    if is_captured(base):
+        raise _inside_already(base)
+    return base, found
+
+
+def _inside_already(base: PreTrainedModel) -> OntogenyError:
+    return OntogenyError(
+        f"{type(base).__name__} is inside another `capture`, `attending` or `editing` already: enter `attending` once, "
+        "and `capture` inside it"
+    )
 
 
 def _check_sinks(sinks: Tensor | float | None, layers: int) -> None:

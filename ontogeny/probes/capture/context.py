@@ -6,7 +6,6 @@ import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from numbers import Integral
 from typing import Any
 from weakref import WeakSet
 
@@ -20,11 +19,9 @@ from ontogeny.kernels.inputs import Output
 from ontogeny.probes.capture.finite import require_finite
 from ontogeny.probes.capture.inputs import PassInputs
 from ontogeny.probes.capture.lens import LensRecorder, as_bridge
-from ontogeny.probes.capture.recorder import ModelRecorder, PassRecorder, Wanted
-from ontogeny.probes.capture.trace import ATTENTION, CONTEXTS, RESIDUAL, WALKS, Trace
-
-USUAL = frozenset({ATTENTION, RESIDUAL})
-EVERYTHING = USUAL | {CONTEXTS, WALKS}
+from ontogeny.probes.capture.recorder import ModelRecorder, PassRecorder
+from ontogeny.probes.capture.trace import Trace
+from ontogeny.probes.capture.wanted import USUAL, Wanted
 
 _captured: WeakSet[nn.Module] = WeakSet()
 
@@ -46,21 +43,22 @@ def capture(
     as you like, on whole sequences of one length, with `attention_mask` (B, T) where there is padding; the batches are
     joined in the trace. A pass that raises leaves nothing in it.
 
-    `needs` names what to record: `attention`, `residual`; on request `contexts` and `walks`, which take the residual
-    stream, or whole maps of one layer at a time, further. `maps` names layers whose whole (B, H, T, T) map to keep; no
-    other is. `columns` names keys whose column of every layer's map to keep, (B, H, T, C). `on_block` is told the index
-    of each block as a pass leaves it. `impl` and `output` are handed to `attention_stats`: with `output="sdpa"` a model
-    set to sdpa computes at its tokens, to the bit, what it computes unhooked (padding gives other numbers, which reach
-    no token).
+    `needs` names what to record: `attention`, with which `values` come, `residual`; on request `contexts` and `walks`,
+    which take the residual stream, or whole maps of one layer at a time, further. `maps` names layers whose whole (B,
+    H, T, T) map to keep; no other is. `columns` names keys whose column of every layer's map to keep, (B, H, T, C).
+    `on_block` is told the index of each block as a pass leaves it. `impl` and `output` are handed to `attention_stats`:
+    with `output="sdpa"` a model set to sdpa computes at its tokens, to the bit, what it computes unhooked (padding
+    gives other numbers, which reach no token).
 
     Inside, the model is in evaluation mode and under `torch.no_grad()`. On leaving, also by an exception, its hooks,
     attention implementations, training flags and the gradient mode are as they were. Where the attention cannot be
-    hooked, `Trace.attention` gives the reason and the residual stream is measured all the same.
+    hooked, `Trace.attention` gives the reason and the residual stream is measured all the same; and the other way
+    round, where the model's blocks are not known, with `Trace.residual`.
 
     Raises OntogenyError for a model of another kind, for one that is being captured already, and from within a pass
     where a part of it would be missed or misread, a key-value cache is used, or activations are not finite.
     """
-    wanted = _wanted(needs, maps, columns, on_block)
+    wanted = Wanted.of(needs, maps, columns, on_block)
     recorder = _recorder(model, wanted, impl, output)
     if recorder.base in _captured:
         raise OntogenyError(
@@ -72,7 +70,7 @@ def capture(
     trace = Trace(notes=recorder.notes)
     _captured.add(recorder.base)
     try:
-        with _evaluating(model, recorder.base), recorder.hooked(), _committed(recorder, trace):
+        with evaluating(model, recorder.base), recorder.hooked(), _committed(recorder, trace):
             yield trace
     finally:
         _captured.discard(recorder.base)
@@ -88,22 +86,6 @@ def run_pass(model: PreTrainedModel, ids: Tensor, mask: Tensor | None = None, **
 def is_captured(base: nn.Module) -> bool:
     """Whether a capture of the model whose base this is has been entered and not left."""
     return base in _captured
-
-
-def _wanted(
-    needs: Collection[str], maps: Collection[int], columns: Sequence[int], on_block: Callable[[int], None] | None
-) -> Wanted:
-    names = [needs] if isinstance(needs, str) else needs
-    if not isinstance(names, Collection) or not all(isinstance(one, str) for one in names):
-        raise OntogenyError(f"needs: expected some of {', '.join(sorted(EVERYTHING))}, got {needs!r}")
-    if not isinstance(maps, Collection) or not all(isinstance(one, Integral) for one in maps):
-        raise OntogenyError(f"maps: expected a collection of layers' numbers, such as maps=[3], got {maps!r}")
-    asked = frozenset(names)
-    if not asked or asked - EVERYTHING:
-        raise OntogenyError(f"needs: expected some of {', '.join(sorted(EVERYTHING))}, got {', '.join(sorted(asked))}")
-    if (maps or columns) and ATTENTION not in asked:
-        raise OntogenyError("maps: expected `attention` among the needs, since maps are kept as it is recorded")
-    return Wanted(asked, frozenset(maps), tuple(columns), on_block)
 
 
 def _recorder(model: Any, wanted: Wanted, impl: Implementation, output: Output) -> PassRecorder:
@@ -125,8 +107,9 @@ def _recorder(model: Any, wanted: Wanted, impl: Implementation, output: Output) 
 
 
 @contextmanager
-def _evaluating(model: nn.Module, base: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for root in (model, base) for module in root.modules()}
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Inside, the models are in evaluation mode and without gradients; on leaving, as they were."""
+    flags = {module: module.training for model in models for module in model.modules()}
     for module in flags:
         module.training = False
     try:

@@ -52,6 +52,8 @@ class EqualTokens:
 
 
 def _relative_distance(one: Tensor, other: Tensor) -> Tensor:
+    largest = torch.maximum(one.abs().amax(-1, keepdim=True), other.abs().amax(-1, keepdim=True))
+    scale = largest.clamp_min(torch.finfo(one.dtype).tiny)  # the squares neither overflow nor vanish
+    one, other = one / scale, other / scale
     norm = (torch.linalg.vector_norm(one, dim=-1) + torch.linalg.vector_norm(other, dim=-1)) / 2
-    apart = torch.linalg.vector_norm(one - other, dim=-1)
-    return torch.where(norm > 0, apart / norm.clamp_min(torch.finfo(norm.dtype).tiny), 0)
+    return torch.where(norm > 0, torch.linalg.vector_norm(one - other, dim=-1) / norm, 0)

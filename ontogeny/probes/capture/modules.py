@@ -11,10 +11,11 @@ from transformers.utils.output_capturing import OutputRecorder
 from ontogeny.errors import OntogenyError
 
 
-def find_blocks(model: PreTrainedModel) -> list[nn.Module]:
+def find_blocks(model: PreTrainedModel) -> list[nn.Module] | str:
     """The residual blocks in order: those that the model's class declares, else its one list of `layers` blocks.
 
-    Raises OntogenyError for encoder-decoders, models inside a TransformerBridge, and where no such list is found.
+    Or the reason why they are not known. Raises OntogenyError for encoder-decoders and models inside a
+    TransformerBridge.
     """
     if model.config.is_encoder_decoder:
         raise OntogenyError(f"{type(model).__name__} is an encoder-decoder: expected a model with one stack of blocks")
@@ -26,26 +27,37 @@ def find_blocks(model: PreTrainedModel) -> list[nn.Module]:
     layers = model.config.get_text_config().num_hidden_layers
     lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == layers]
     if len(lists) != 1:
-        raise OntogenyError(
-            f"{type(model).__name__} does not say which of its modules are its {layers} blocks, and has "
-            f"{len(lists)} lists of that length: its residual stream cannot be measured"
+        return (
+            f"unavailable: {type(model).__name__} does not say which of its modules are its {layers} blocks, and has "
+            f"{len(lists)} lists of that length"
         )
     return list(lists[0])
 
 
-def find_owner(model: PreTrainedModel, blocks: list[nn.Module]) -> PreTrainedModel:
-    """The innermost model that holds all blocks: a pass runs its forward, whatever heads and wrappers are around it."""
+def find_owner(model: PreTrainedModel, parts: list[nn.Module]) -> PreTrainedModel:
+    """The innermost model that holds all `parts`, its blocks or attention modules.
+
+    A pass runs its forward, whatever heads and wrappers are around it.
+    """
     inner = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
-    holding = [module for module in inner if set(blocks) <= set(module.modules())]
+    holding = [module for module in inner if set(parts) <= set(module.modules())]
     return holding[-1]
 
 
-def find_attention(model: PreTrainedModel, blocks: list[nn.Module]) -> list[nn.Module] | str:
-    """The attention module of every block, or the reason why there is not exactly one that can be hooked."""
+def find_attention(model: PreTrainedModel, blocks: list[nn.Module] | str) -> list[nn.Module] | str:
+    """The attention module of every block, or the reason why there is not exactly one that can be hooked.
+
+    Where the blocks are not known: those that the model's class declares, if they are as many as its layers.
+    """
     declared = _recorded(model, "attentions")
     name = type(model).__name__
     if not declared:
         return outside_the_interface(model)
+    if isinstance(blocks, str):
+        layers = model.config.get_text_config().num_hidden_layers
+        if len(declared) == layers:
+            return declared
+        return f"unavailable: {name} has {len(declared)} attention modules, expected one in each of {layers} blocks"
     inside = [[module for module in block.modules() if module in declared] for block in blocks]
     numbers = sorted({len(found) for found in inside})
     if numbers != [1]:

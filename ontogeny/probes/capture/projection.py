@@ -1,7 +1,7 @@
 """The norm of W_O v: what a key's value adds to the residual stream, per query head.
 
 No architecture's names are known here. The output projection of a layer is the one linear map inside its block that
-is handed the attention's output as it is: the same memory, unchanged since.
+is handed the attention's output as it is: the same memory, unchanged since, or the same numbers in another precision.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+EXACT = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
 
 @dataclass(frozen=True)
 class _Attended:
@@ -22,23 +24,39 @@ class _Attended:
 
     layer: int
     output: Tensor
-    version: int | None
+    before: int | Tensor
     value: Tensor
     heads: int
 
+    @classmethod
+    def of(cls, layer: int, output: Tensor, value: Tensor, heads: int) -> _Attended:
+        """Holding the output keeps its memory from being used again, so that an address tells it from other tensors.
+
+        Torch counts how often a tensor was changed in place, but not in inference mode: a copy tells there.
+        """
+        return cls(layer, output, output.clone() if output.is_inference() else output._version, value, heads)
+
     def reaches(self, given: Tensor) -> bool:
-        """Whether `given` is the output, reshaped at most."""
-        same_place = given.data_ptr() == self.output.data_ptr() and given.numel() == self.output.numel()
-        return same_place and given.dtype == self.output.dtype and _version(self.output) == self.version
+        """Whether `given` is the output, reshaped or cast at most."""
+        if given.numel() != self.output.numel() or given.device != self.output.device or not given.is_contiguous():
+            return False
+        if given.dtype == self.output.dtype:
+            return given.data_ptr() == self.output.data_ptr() and self._unchanged()
+        # As adapters do whose precision is another than the model's.
+        return given.is_floating_point() and torch.equal(given.view(-1), self.output.view(-1).to(given.dtype))
+
+    def _unchanged(self) -> bool:
+        if isinstance(self.before, Tensor):
+            return torch.equal(self.before, self.output)
+        return self.output._version == self.before
 
 
 class UpdateNorms:
     """Takes the norms of W_O v of each layer of a pass, where the projection can be seen."""
 
     def __init__(self, blocks: Sequence[nn.Module]) -> None:
-        self.linear = [
-            module for block in blocks for module in block.modules() if isinstance(module, nn.Linear | Conv1D)
-        ]
+        inside = dict.fromkeys(module for block in blocks for module in block.modules())
+        self.linear = [module for module in inside if isinstance(module, nn.Linear | Conv1D)]
         self.begin()
 
     def begin(self) -> None:
@@ -48,8 +66,7 @@ class UpdateNorms:
 
     def attended(self, layer: int, output: Tensor, value: Tensor, heads: int) -> None:
         """The attention of `layer` hands on `output` (B, T, H, dv), mixed of `value` (B, Hkv, T, dv)."""
-        # Holding the output keeps its memory from being used again, so that an address tells it from other tensors.
-        self._attended = _Attended(layer, output, _version(output), value, heads)
+        self._attended = _Attended.of(layer, output, value, heads)
         self.norms[layer] = []
 
     def finish(self) -> list[Tensor] | str:
@@ -81,25 +98,43 @@ class UpdateNorms:
 
 
 def update_norm(projection: nn.Module, value: Tensor, heads: int) -> Tensor | str:
-    """||W_O v|| (B, H, T), each head's slice of the output projection applied to its `value` (B, Hkv, T, dv).
+    """The norms (B, H, T) of what the output projection makes of each head's `value` (B, Hkv, T, dv), see below.
 
-    Or, where the module is no linear map of all heads, the reason why there is none. By each head's Gram matrix, which
-    costs H times less than the projection itself; in float64, where squaring loses nothing that float32 could hold.
-    Source: value-state drains, arXiv 2410.13835.
+    Or, where the module is no linear map of all heads, the reason why there are none.
     """
-    weight = getattr(projection, "weight", None)
+    weight = _matrix(projection)
     inputs = heads * value.shape[-1]
-    if isinstance(projection, Conv1D) and isinstance(weight, Tensor):
-        weight = weight.T
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.shape[1:] != (inputs,):
-        return f"the output projection is a {type(projection).__name__} without a matrix of {inputs} columns"
+    if weight is None or weight.shape[1:] != (inputs,):
+        return f"the output projection is a {type(projection).__name__} without a plain matrix of {inputs} columns"
+    return projected_norm(weight, value, heads)
+
+
+def projected_norm(weight: Tensor, value: Tensor, heads: int) -> Tensor:
+    """||W_O v|| (B, H, T), each head's columns of `weight` (d, H dv) applied to its `value` (B, Hkv, T, dv).
+
+    By each head's Gram matrix, which costs H times less than the projection itself; in float64, where squaring loses
+    nothing that float32 could hold. Source: value-state drains, arXiv 2410.13835.
+    """
     by_head = weight.double().unflatten(1, (heads, -1)).permute(1, 2, 0)
     gram = by_head @ by_head.transpose(1, 2)
-    v = value.double().repeat_interleave(heads // value.shape[1], 1)
-    squared = torch.linalg.vecdot(v @ gram, v)
-    return squared.clamp_min(0).sqrt().to(torch.float64 if value.dtype == torch.float64 else torch.float32)
+    group = heads // value.shape[1]
+    # A sequence at a time, which stays in the caches of a CPU: three times as fast there.
+    squared = []
+    for one in value:
+        v = one.double().repeat_interleave(group, 0)
+        squared.append(torch.linalg.vecdot(v @ gram, v))
+    return torch.stack(squared).clamp_min(0).sqrt().to(torch.float64 if value.dtype == torch.float64 else torch.float32)
 
 
-def _version(tensor: Tensor) -> int | None:
-    """How often a tensor was changed in place; inside inference mode torch does not count."""
-    return None if tensor.is_inference() else tensor._version
+def _matrix(projection: nn.Module) -> Tensor | None:
+    """The weight (outputs, inputs) of a linear map, None where it computes in another way than by its weight alone.
+
+    Quantised maps do: they scale or unpack what they hold, or have a forward of their own.
+    """
+    weight = getattr(projection, "weight", None)
+    plain = type(projection).forward in (nn.Linear.forward, Conv1D.forward) and "forward" not in vars(projection)
+    if not plain or not isinstance(weight, Tensor) or type(weight) not in (Tensor, nn.Parameter):
+        return None
+    if weight.dtype not in EXACT or weight.is_meta:
+        return None
+    return weight.T if isinstance(projection, Conv1D) else weight

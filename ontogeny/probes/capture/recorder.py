@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from ontogeny.errors import OntogenyError
 from ontogeny.kernels.attention import Implementation
 from ontogeny.kernels.inputs import Output
-from ontogeny.probes.capture.contexts import EqualTokens
 from ontogeny.probes.capture.inputs import PassInputs
 from ontogeny.probes.capture.modules import find_attention, find_blocks, find_owner, outside_the_interface
 from ontogeny.probes.capture.projection import UpdateNorms
@@ -21,56 +20,14 @@ from ontogeny.probes.capture.residual import ResidualRecorder
 from ontogeny.probes.capture.routing import ADVICE, AskedOfLayer, Route, route_of, routed
 from ontogeny.probes.capture.settings import AttentionSettings
 from ontogeny.probes.capture.trace import (
-    ATTENTION,
     CAPTURED,
-    CONTEXTS,
     NOT_ASKED,
-    RESIDUAL,
     WALKS,
     AttentionTrace,
     Pass,
+    ResidualTrace,
 )
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a capture is asked for: parts of the trace, maps and their columns to keep, and whom to tell of each block.
-
-    `maps` are layers, `columns` are keys, of every layer's map.
-    """
-
-    needs: frozenset[str]
-    maps: frozenset[int] = frozenset()
-    columns: tuple[int, ...] = ()
-    on_block: Callable[[int], None] | None = None
-
-    @property
-    def attention(self) -> bool:
-        """Whether something of the attention is."""
-        return bool(self.needs & {ATTENTION, WALKS})
-
-    @property
-    def residual(self) -> bool:
-        """Whether something of the residual stream is."""
-        return bool(self.needs & {RESIDUAL, CONTEXTS})
-
-    def equal_tokens(self, inputs: PassInputs) -> EqualTokens | None:
-        """The pairs of equal tokens of a pass, where its states are to be compared.
-
-        Raises OntogenyError where something about tokens is asked for of a pass that was given none.
-        """
-        ids = inputs.token_ids
-        if ids is None and self.needs & {CONTEXTS, WALKS}:
-            raise OntogenyError(
-                f"{inputs.name} was given no token ids, which `contexts` and `walks` are about: leave them out"
-            )
-        return EqualTokens.find(ids, inputs.valid) if ids is not None and CONTEXTS in self.needs else None
-
-    def refuse_absent_layers(self, layers: int) -> None:
-        """Raise OntogenyError where a map is asked for of a layer that the model does not have."""
-        absent = sorted(one for one in self.maps if not 0 <= one < layers)
-        if absent:
-            raise OntogenyError(f"maps: expected layers from 0 to {layers - 1}, got {', '.join(map(str, absent))}")
+from ontogeny.probes.capture.wanted import Wanted
 
 
 class PassRecorder(Protocol):
@@ -96,10 +53,11 @@ class PassRecorder(Protocol):
 class AttentionRecorder:
     """Keeps one `AttentionTrace` for each attention module of a pass."""
 
-    def __init__(self, modules: list[nn.Module], blocks: list[nn.Module], wanted: Wanted) -> None:
+    def __init__(self, modules: list[nn.Module], around: Sequence[nn.Module], wanted: Wanted) -> None:
+        """The output projections are somewhere in the modules `around`."""
         self.modules = modules
         self.wanted = wanted
-        self.norms = UpdateNorms(blocks)
+        self.norms = UpdateNorms(around)
         self.begin(None)
 
     def begin(self, ids: Tensor | None) -> None:
@@ -148,22 +106,33 @@ class AttentionRecorder:
 
 
 class ModelRecorder:
-    """Records a transformers model; where its attention cannot be hooked, the residual stream alone."""
+    """Records a transformers model: its attention and its residual stream, or the one of them that can be hooked.
+
+    Raises OntogenyError where neither can be, or only what is not wanted.
+    """
 
     def __init__(self, model: PreTrainedModel, wanted: Wanted, impl: Implementation, output: Output) -> None:
         self.whole = cast(PreTrainedModel, model.base_model)
         self.wanted = wanted
-        self.blocks = find_blocks(self.whole)
-        self.base = find_owner(self.whole, self.blocks)
-        wanted.refuse_absent_layers(len(self.blocks))
-        found = find_attention(self.whole, self.blocks) if wanted.attention else NOT_ASKED
+        blocks = find_blocks(self.whole)
+        found = find_attention(self.whole, blocks) if wanted.attention else NOT_ASKED
+        if isinstance(blocks, str) and isinstance(found, str):
+            raise OntogenyError(f"nothing can be captured: the residual stream is {blocks}; attention is {found}")
+        self.no_blocks = blocks if isinstance(blocks, str) else None
+        self.blocks = [] if isinstance(blocks, str) else blocks
+        modules = [] if isinstance(found, str) else found
         self.reason = found if isinstance(found, str) else CAPTURED
-        self.attention = None if isinstance(found, str) else AttentionRecorder(found, self.blocks, wanted)
+        self.base = find_owner(self.whole, self.blocks or modules)
+        wanted.refuse_absent_layers(len(self.blocks or modules))
+        around = self.blocks or [self.whole]
+        self.attention = AttentionRecorder(modules, around, wanted) if modules else None
         outer = route_of(self.base)
+        if outer is not None and outer.edit is not None:
+            raise OntogenyError(
+                f"{type(self.base).__name__} is inside `editing`, whose maps a capture would not see: leave it first"
+            )
         settings = AttentionSettings() if outer is None else outer.settings
-        self.route = Route(
-            replace(settings, impl=impl, output=output), self.attention, [] if isinstance(found, str) else found
-        )
+        self.route = Route(replace(settings, impl=impl, output=output), self.attention, modules)
         self.notes = {} if outer is None else settings.describe()
         self.warnings: tuple[str, ...] = ()
         self.residual = ResidualRecorder()
@@ -175,7 +144,7 @@ class ModelRecorder:
             if self.attention is not None:
                 hooks.enter_context(routed(self.base, self.route))
                 hooks.enter_context(self.attention.norms.hooked())
-            if self.wanted.residual:
+            if self.wanted.residual and self.blocks:
                 hooks.enter_context(self.residual.hooked(self.blocks))
             if self.wanted.on_block is not None:
                 hooks.enter_context(_announced(self.blocks, self.wanted.on_block))
@@ -184,13 +153,17 @@ class ModelRecorder:
     def begin(self, inputs: PassInputs) -> None:
         """A pass begins; what an unfinished one left is dropped."""
         self.ids = inputs.token_ids
-        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs))
+        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid))
         if self.attention is not None:
             self.attention.begin(self.ids)
 
     def finish(self) -> Pass:
         """What the pass left behind. Raises OntogenyError unless every attention module and block was seen once."""
-        depths = self.residual.finish(len(self.blocks)) if self.wanted.residual else ()
+        depths: tuple[ResidualTrace, ...] = ()
+        residual = NOT_ASKED
+        if self.wanted.residual:
+            residual = self.no_blocks or CAPTURED
+            depths = self.residual.finish(len(self.blocks)) if self.blocks else ()
         layers: tuple[AttentionTrace, ...] = ()
         reason = updates = self.reason
         if self.attention is not None:
@@ -198,8 +171,10 @@ class ModelRecorder:
                 layers, updates = self.attention.finish()
             else:
                 reason = updates = outside_the_interface(self.whole)
+                if self.no_blocks is not None:
+                    raise OntogenyError(f"nothing was captured: residual stream {residual}; attention {reason}")
         length = layers[0].column_mass.shape[-1] if layers else self.residual.length
-        return Pass(length, layers, depths, reason, updates, self.ids)
+        return Pass(length, layers, depths, reason, updates, self.ids, residual)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.contexts import EqualTokens
+from ontogeny.probes.capture.order import lower_median
 from ontogeny.probes.capture.trace import ResidualTrace
 
 RANKS = 3
@@ -75,9 +76,9 @@ def reduce_residual(hidden: Tensor, valid: Tensor | None = None, equal: EqualTok
     if valid is not None:
         size = size.masked_fill(~valid[..., None], -1.0)
     if valid is None:
-        median = size.flatten(1).median(dim=1).values
+        median = lower_median(size.flatten(1))
     else:
-        median = torch.stack([row[keep].median() for row, keep in zip(size, valid, strict=True)])
+        median = torch.stack([lower_median(row[keep].flatten()) for row, keep in zip(size, valid, strict=True)])
     values, indices = _largest(size.flatten(1), RANKS)
     width = hidden.shape[-1]
     nearest, mean = (None, None) if equal is None else equal.distances(state)
@@ -97,9 +98,11 @@ def _first_cosine(state: Tensor, valid: Tensor | None) -> Tensor:
     """The cosine (B, T) between each state and that of the first token; 0 where a state is zero, NaN at padding."""
     place = torch.zeros(len(state), dtype=torch.long, device=state.device) if valid is None else valid.int().argmax(1)
     every = torch.arange(len(state), device=state.device)
-    norm = torch.linalg.vector_norm(state, dim=-1)
-    unit = state[every, place] / norm[every, place, None].clamp_min(torch.finfo(norm.dtype).tiny)
-    cosine = torch.linalg.vecdot(state, unit[:, None]) / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+    tiny = torch.finfo(state.dtype).tiny
+    scaled = state / state.abs().amax(-1, keepdim=True).clamp_min(tiny)  # whose squares neither overflow nor vanish
+    norm = torch.linalg.vector_norm(scaled, dim=-1).clamp_min(tiny)
+    first, length = scaled[every, place], norm[every, place]
+    cosine = torch.linalg.vecdot(scaled, (first / length[:, None])[:, None]) / norm
     return cosine if valid is None else cosine.masked_fill(~valid, torch.nan)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ontogeny.probes.capture.order import descending
+
 SHARE = 0.90
 SAMPLED_ROWS = 16
 FIRST_CLASS_ROW = 127
@@ -67,7 +69,7 @@ def support_size(rows: Tensor) -> Tensor:
 
     Sums are in float64, with a slack of 1e-6 so that a tie broken by rounding counts as reached. An empty row gives 0.
     """
-    ordered = rows.double().sort(dim=-1, descending=True).values
+    ordered = descending(rows).double()
     mass = ordered.sum(-1, keepdim=True)
     short = ordered.cumsum(-1) < SHARE * mass - 1e-6
     return ((short.sum(-1) + 1) * (mass.squeeze(-1) > 0)).to(torch.int32)

@@ -13,6 +13,7 @@ from ontogeny.errors import OntogenyError
 
 ATTENTION = "attention"
 RESIDUAL = "residual"
+VALUES = "values"
 CONTEXTS = "contexts"
 WALKS = "walks"
 
@@ -25,8 +26,9 @@ class AttentionTrace:
     """One layer's attention; H query heads, T keys, R sampled query rows.
 
     `column_mass` and `visible_rows` (B, H, T): see `AttentionStats`. `value_norm` (B, H, T): the Euclidean norm of each
-    key's value, a shared value standing at each of its query heads. `entropy` (nats), `row_max`, `participation`
-    (keys), `mass` and `distance` (tokens) are (B, H): means over the query rows that see a key.
+    key's value, a shared value standing at each of its query heads; None for arrays that came without values. `entropy`
+    (nats), `row_max`, `participation` (keys), `mass`, `distance` (tokens) and `first_share`, the attention on the
+    sequence's first token, are (B, H): means over the query rows that see a key.
 
     `support` (B, H, R): the least number of keys whose attention sums to 0.90 of the row; `row_length` (B, H, R): how
     many keys that row may see, 0 where a sequence has no such row. `tokens` (B,): how many tokens of the sequence are
@@ -39,12 +41,13 @@ class AttentionTrace:
 
     column_mass: Tensor
     visible_rows: Tensor
-    value_norm: Tensor
+    value_norm: Tensor | None
     entropy: Tensor
     row_max: Tensor
     participation: Tensor
     mass: Tensor
     distance: Tensor
+    first_share: Tensor
     support: Tensor
     row_length: Tensor
     tokens: Tensor
@@ -86,6 +89,7 @@ class Pass:
     attention: str
     updates: str = NOT_ASKED
     ids: Tensor | None = None
+    residual: str = NOT_ASKED
 
 
 class Trace:
@@ -93,8 +97,9 @@ class Trace:
 
     `layers` holds L attention traces and `depths` L + 1 residual traces; either is empty where it was not asked for.
     `attention` is `captured`, else `layers` is empty: `not asked for`, or `unavailable: ` and the reason. `updates`
-    tells the same of the `update_norm` of the layers. `length` is T. `ids` (B, T) are the token ids, None for a model
-    that was given none. `notes` are facts about the model that a dataset made of the trace carries as attributes.
+    tells the same of the `update_norm` of the layers, and `residual` of `depths`. `length` is T. `ids` (B, T) are the
+    token ids, None for a model that was given none. `notes` are facts about the model that a dataset made of the trace
+    carries as attributes.
 
     Reading a trace without a pass raises OntogenyError.
     """
@@ -135,6 +140,11 @@ class Trace:
         return self._joined().updates
 
     @property
+    def residual(self) -> str:
+        """Whether `depths` is there, or why not."""
+        return self._joined().residual
+
+    @property
     def ids(self) -> Tensor | None:
         """The token ids (B, T), None where some pass was given none."""
         return self._joined().ids
@@ -146,10 +156,11 @@ class Trace:
 
     @property
     def available(self) -> frozenset[str]:
-        """What probes find in this trace: some of `attention`, `residual`, `contexts` and `walks`."""
+        """What probes find in this trace: some of `attention`, `values`, `residual`, `contexts` and `walks`."""
         joined = self._joined()
         there = {
             ATTENTION: bool(joined.layers),
+            VALUES: bool(joined.layers) and joined.layers[0].value_norm is not None,
             RESIDUAL: bool(joined.depths),
             CONTEXTS: bool(joined.depths) and joined.depths[0].context_nearest is not None,
             WALKS: bool(joined.layers) and joined.layers[0].walk_entropy is not None,
@@ -181,8 +192,9 @@ def _join(passes: Sequence[Pass]) -> Pass:
         layers=tuple(_concatenate(parts) for parts in zip(*(one.layers for one in passes), strict=True)),
         depths=tuple(_concatenate(parts) for parts in zip(*(one.depths for one in passes), strict=True)),
         attention=first.attention,
-        updates=first.updates,
+        updates=next((one.updates for one in passes if one.updates != CAPTURED), CAPTURED),
         ids=_along_sequences([one.ids for one in passes]),
+        residual=first.residual,
     )
 
 

@@ -22,8 +22,8 @@ def walk_entropy(attention: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
     head, layer and sequence, so that no number depends on the batch. NaN where a walk comes to a row without keys.
     """
     batch, heads, length, _ = attention.shape
-    rows = attention.double()
-    reached = rows.cumsum(-1) / rows.sum(-1, keepdim=True)
+    sums = attention.double().cumsum(-1)
+    reached = sums / sums[..., -1:]  # exactly 1 from the last key on, which no draw reaches
     draws = np.random.default_rng(SEED).random((max(MOVES), WALKS_A_HEAD))
     last = length - 1 - valid.flip(1).int().argmax(1)
     place = last.view(-1, 1, 1).expand(batch, heads, WALKS_A_HEAD)
@@ -32,7 +32,7 @@ def walk_entropy(attention: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
     for draw in torch.from_numpy(draws).to(ids.device):
         row = reached.gather(2, place[..., None].expand(-1, -1, -1, length))
         lost |= row[..., -1].isnan().any(-1)
-        place = (row < draw[:, None]).sum(-1).clamp_max(length - 1)
+        place = (row <= draw[:, None]).sum(-1)
         met.append(ids[:, None].expand(-1, heads, -1).gather(2, place))
     tokens = torch.stack(met, dim=-1)
     entropies = [_entropy_of_counts(tokens[..., :moves]).mean(-1) for moves in MOVES]

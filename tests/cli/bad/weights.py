@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.checkpoint_folders import edit_config, edit_weights, to_bin
+from tests.checkpoint_folders import edit_config, edit_weights, save_tiny, to_bin
 from tests.cli.bad.row import CANARY, Row, neox, spoiled, step2
 from tests.models import tiny
 from tests.state_dict_files import Canary, save_config, save_lightning
@@ -22,6 +22,12 @@ MLP = "gpt_neox.layers.1.mlp.dense_4h_to_h.weight"
 
 def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], object]:
     return step2(lambda folder: edit_weights(folder, change))
+
+
+def untie(folder: Path) -> None:
+    """A model whose head is its embedding, and neither is there."""
+    save_tiny(folder, "llama", tie_word_embeddings=True)
+    edit_weights(folder, lambda weights: weights.pop("model.embed_tokens.weight"))
 
 
 def cut(name: str) -> Callable[[Path], object]:
@@ -224,6 +230,7 @@ WEIGHTS = [
         weights(lambda w: w.pop("embed_out.weight", w.pop("lm_head.weight", None))),
         r"1 missing \((embed_out|lm_head)\.weight\)",
     ),
+    spoiled("tied weights missing", step2(untie), r"[12] missing \(.*embed_tokens\.weight"),
     spoiled("a weight too many", weights(lambda w: w.update(extra=torch.ones(1))), r"1 unexpected \(extra\)"),
     spoiled(
         "a weight twice",

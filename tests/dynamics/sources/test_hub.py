@@ -344,7 +344,7 @@ def test_one_revision_can_be_asked_for(hub: Hub, cache: Path, part: str, step: i
 def test_a_part_that_is_not_there_is_refused(steps: dict[int, Files], cache: Path) -> None:
     with (
         serve({ID: published(steps)}) as hub,
-        pytest.raises(UsageError, match=r"no run and no revision 'stage3'.*@stage1"),
+        pytest.raises(UsageError, match=r"'stage3': expected @stage1 \(3 .* or one checkpoint, such as @stage1-step0"),
     ):
         open_hub(ID, "stage3", endpoint=hub.endpoint, cache_dir=cache)
 
@@ -366,3 +366,20 @@ def test_checkpoints_may_lie_in_folders_of_main(steps: dict[int, Files], cache: 
         for one in series.checkpoints:
             due = tiny("gpt_neox", seed=one.step).gpt_neox.embed_in.weight
             assert torch.equal(one.load().gpt_neox.embed_in.weight, due)
+
+
+def test_folders_may_lie_deeper_and_those_around_them_are_runs(steps: dict[int, Files], cache: Path) -> None:
+    inside = {
+        f"{place}/{name}": data
+        for place, step in {"seed1/step1": 1, "seed1/step_512": 512, "seed2/a/step1": 0}.items()
+        for name, data in steps[step].items()
+    }
+    with serve({ID: Repository({"main": inside})}) as hub:
+        series = opened(hub, cache)
+        assert [(one.name, one.step) for one in series.checkpoints] == [("step1", 1), ("step_512", 512)]
+        assert series.notes == (f"{ID} holds several runs, this is run 'seed1'; others: @seed2/a (1 checkpoints)",)
+        other = open_hub(ID, "seed2/a", endpoint=hub.endpoint, cache_dir=cache)
+        [one] = other.checkpoints
+        for checkpoint, seed in ((series.checkpoints[1], 512), (one, 0)):
+            due = tiny("gpt_neox", seed=seed).gpt_neox.embed_in.weight
+            assert torch.equal(checkpoint.load().gpt_neox.embed_in.weight, due)

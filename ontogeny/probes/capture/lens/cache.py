@@ -12,10 +12,10 @@ from torch import Tensor
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.lens.bridge import as_bridge, notes_on, output_projection, refuse_hidden_padding
 from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_trace, updates_of
-from ontogeny.probes.capture.recorder import Wanted
 from ontogeny.probes.capture.residual import reduce_residual
 from ontogeny.probes.capture.routing import AskedOfLayer
-from ontogeny.probes.capture.trace import ATTENTION, CAPTURED, RESIDUAL, Pass, Trace
+from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, WALKS, Pass, ResidualTrace, Trace
+from ontogeny.probes.capture.wanted import USUAL, Wanted
 
 OLDER_NAMES = {
     "v.hook_out": "hook_v",
@@ -25,8 +25,8 @@ OLDER_NAMES = {
 }
 
 
-def trace_of(cache: Any, *, maps: Collection[int] = ()) -> Trace:
-    """The trace of a whole `ActivationCache`, as `run_with_cache` returns it; `maps` as in `capture`.
+def trace_of(cache: Any, *, needs: Collection[str] = USUAL, maps: Collection[int] = ()) -> Trace:
+    """The trace of a whole `ActivationCache`, as `run_with_cache` returns it; `needs` and `maps` as in `capture`.
 
     Raises OntogenyError where something is missing in the cache, or shows attention that cannot be measured.
     """
@@ -37,25 +37,33 @@ def trace_of(cache: Any, *, maps: Collection[int] = ()) -> Trace:
             "run_with_cache returned"
         )
     layers = len(model.blocks)
-    wanted = Wanted(frozenset({ATTENTION, RESIDUAL}), frozenset(maps))
+    wanted = Wanted.of(needs, maps)
     wanted.refuse_absent_layers(layers)
     read = _reader(stored, bool(cache.has_batch_dim))
     tokens = stored.get("embed.hook_in")
     ids = tokens if tokens is None or cache.has_batch_dim else tokens[None]
     if ids is not None:
         refuse_hidden_padding(model, ids)
+    walk_ids = ids if WALKS in wanted.needs else None
     traces = []
-    for layer in range(layers):
+    for layer in range(layers if wanted.attention else 1):  # that of layer 0 tells what is padding
         tensors = [read(f"blocks.{layer}.attn.", name) for name in LAYER_HOOKS]
-        asked = AskedOfLayer(keep_map=layer in maps)
+        asked = AskedOfLayer(keep_map=layer in wanted.maps, walk_ids=walk_ids)
         projection = output_projection(model, layer)
         trace, valid = layer_trace(f"layer {layer}", LayerTensors(*tensors), asked, projection)
         traces.append(trace)
-    states = [read("blocks.0.", "hook_in"), *(read(f"blocks.{layer}.", "hook_out") for layer in range(layers))]
     padding = None if bool(valid.all()) else valid
-    with torch.no_grad():
-        depths = tuple(reduce_residual(state, padding) for state in states)
-    one = Pass(valid.shape[1], tuple(traces), depths, CAPTURED, updates_of(traces), ids)
+    equal = wanted.equal_tokens("the cached pass", ids, padding)
+    depths: tuple[ResidualTrace, ...] = ()
+    if wanted.residual:
+        states = [read("blocks.0.", "hook_in"), *(read(f"blocks.{layer}.", "hook_out") for layer in range(layers))]
+        with torch.no_grad():
+            depths = tuple(reduce_residual(state, padding, equal) for state in states)
+    residual = CAPTURED if wanted.residual else NOT_ASKED
+    if wanted.attention:
+        one = Pass(valid.shape[1], tuple(traces), depths, CAPTURED, updates_of(traces), ids, residual)
+    else:
+        one = Pass(valid.shape[1], (), depths, NOT_ASKED, NOT_ASKED, ids, residual)
     notes = notes_on(model)
     for note in notes.values():
         warnings.warn(note, stacklevel=2)

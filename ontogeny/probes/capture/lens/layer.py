@@ -14,15 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from ontogeny.errors import OntogenyError
-from ontogeny.kernels.maps import map_statistics
 from ontogeny.probes.capture.finite import require_finite
 from ontogeny.probes.capture.lens.bridge import OTHERWISE
 from ontogeny.probes.capture.projection import update_norm
-from ontogeny.probes.capture.reduce import reduce_attention
+from ontogeny.probes.capture.reduce import reduce_map
 from ontogeny.probes.capture.routing import AskedOfLayer
-from ontogeny.probes.capture.support import RealRows
 from ontogeny.probes.capture.trace import CAPTURED, AttentionTrace
-from ontogeny.probes.capture.walks import walk_entropy
 
 # In the order in which a layer runs them, which is that of the fields of `LayerTensors`.
 LAYER_HOOKS = ("v.hook_out", "hook_attn_scores", "hook_pattern", "o.hook_in")
@@ -78,22 +75,9 @@ def layer_trace(
             f"{where}: pattern times values is not what the output projection was given, so the values are gated, "
             f"clipped or edited by a hook besides; {OTHERWISE}"
         )
-    rows = RealRows.of(valid)
-    stats = map_statistics(attention, seen, values, output)
-    trace = reduce_attention(
-        stats,
-        rows=rows.pick(attention[:, :, rows.asked]),
-        row_length=rows.pick(seen[:, :, rows.asked].sum(-1)),
-        seeing=seen.any(-1).sum(-1),
-        valid=valid,
-        whole=attention if asked.keep_map else None,
-    )
+    trace = reduce_map(attention, seen, valid, values, output, asked)
     norm = update_norm(projection, v.transpose(1, 2), pattern.shape[1])
-    walks = None if asked.walk_ids is None else walk_entropy(attention, asked.walk_ids, valid)
-    columns = attention[..., list(asked.columns)] if asked.columns else None
-    return replace(
-        trace, update_norm=None if isinstance(norm, str) else norm, columns=columns, walk_entropy=walks
-    ), valid
+    return replace(trace, update_norm=None if isinstance(norm, str) else norm), valid
 
 
 def updates_of(layers: Sequence[AttentionTrace]) -> str:

@@ -13,10 +13,10 @@ from ontogeny.probes.capture.inputs import PassInputs
 from ontogeny.probes.capture.lens.bridge import OTHERWISE, notes_on, output_projection, refuse_hidden_padding
 from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_trace, updates_of
 from ontogeny.probes.capture.modules import find_owner
-from ontogeny.probes.capture.recorder import Wanted
 from ontogeny.probes.capture.residual import ResidualRecorder
 from ontogeny.probes.capture.routing import AskedOfLayer
-from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, WALKS, AttentionTrace, Pass
+from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, WALKS, AttentionTrace, Pass, ResidualTrace
+from ontogeny.probes.capture.wanted import Wanted
 
 
 class LensRecorder:
@@ -56,14 +56,17 @@ class LensRecorder:
         if inputs.unmasked and isinstance(inputs.get("input_ids"), Tensor):
             refuse_hidden_padding(self.bridge, inputs.get("input_ids"))
         self.ids = inputs.token_ids
-        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs))
+        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid))
         self._forget()
 
     def finish(self) -> Pass:
         """What the pass left behind. Raises OntogenyError unless every layer was seen once."""
-        depths = self.residual.finish(self.layers) if self.wanted.residual else ()
+        depths: tuple[ResidualTrace, ...] = ()
+        residual = NOT_ASKED
+        if self.wanted.residual:
+            depths, residual = self.residual.finish(self.layers), CAPTURED
         if not self.wanted.attention:
-            return Pass(self.residual.length, (), depths, NOT_ASKED, NOT_ASKED, self.ids)
+            return Pass(self.residual.length, (), depths, NOT_ASKED, NOT_ASKED, self.ids, residual)
         wrong = [layer for layer in range(self.layers) if len(self.traces[layer]) != 1]
         if wrong:
             raise OntogenyError(
@@ -71,7 +74,7 @@ class LensRecorder:
                 f"once ({len(wrong)} of {self.layers} layers are so); {OTHERWISE}"
             )
         layers = tuple(self.traces[layer][0] for layer in range(self.layers))
-        return Pass(layers[0].column_mass.shape[-1], layers, depths, CAPTURED, updates_of(layers), self.ids)
+        return Pass(layers[0].column_mass.shape[-1], layers, depths, CAPTURED, updates_of(layers), self.ids, residual)
 
     def _forget(self) -> None:
         self.traces: list[list[AttentionTrace]] = [[] for _ in range(self.layers)]
