@@ -18,7 +18,7 @@ LAST, POINTS = 143_000, 37
 NOISE = 0.05  # of a curve's range
 LEVEL = 0.95
 NEGATIVE = 0.14  # of the curves have A < 0, as of the published figures
-QUANTITIES = ("final_value", "peak_value", "peak_step", "half_rise_step", "K")
+QUANTITIES = ("final_value", "peak_value", "peak_step", "half_rise_step", "K", "A", "lambda_", "gamma", "t0")
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def log_spaced(last: int, points: int) -> np.ndarray:
 
 def truth(curve: EmergenceCurve, name: str) -> float | None:
     """A quantity of the curve that made the values, None where it has none."""
-    peak = curve.peak_step(LAST)
+    peak, published = curve.peak_step(LAST), curve.original()
+    if name in ("A", "lambda_", "gamma", "t0"):
+        return None if published is None else float(getattr(published, name))
     return {
         "final_value": float(curve(LAST)),
         "peak_value": None if peak is None else float(curve(peak)),

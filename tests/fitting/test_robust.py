@@ -96,10 +96,17 @@ def test_each_series_has_its_own_outliers() -> None:
         np.testing.assert_allclose(fit.curve(STEPS), alone(STEPS), rtol=1e-5, atol=1e-4)
 
 
-def test_exact_values_keep_their_curve() -> None:
-    fit = fit_curve(STEPS, TRUE(STEPS), loss="huber")
+@pytest.mark.parametrize("scale", [1.0, 1e28, 1e-28])
+def test_exact_values_keep_their_curve(scale: float) -> None:
+    fit = fit_curve(STEPS, scale * TRUE(STEPS), loss="huber")
     assert fit.curve is not None
-    np.testing.assert_allclose(fit.curve(STEPS), TRUE(STEPS), rtol=1e-6)
+    np.testing.assert_allclose(fit.curve(STEPS), scale * TRUE(STEPS), rtol=1e-6)
+
+
+def test_a_curve_through_most_points_exactly_is_no_obstacle() -> None:
+    values = np.where(np.arange(30) == 7, 1e28, 0.0)
+    for row in (values, 1e28 * (1 - np.exp(-np.arange(30) / 15) * np.log1p(np.arange(30)))):
+        assert fit_curve(np.arange(30), row, loss="huber").r2 is not None
 
 
 def test_another_loss_is_refused() -> None:
