@@ -35,11 +35,14 @@ class Descent(NamedTuple):
     converged: NDArray[np.bool_]
 
 
-def descend(linearise: Linearise, start: Array, lower: Array, upper: Array) -> Descent:
+def descend(
+    linearise: Linearise, start: Array, lower: Array, upper: Array, gain_tolerance: float = GAIN_TOLERANCE
+) -> Descent:
     """Minimise the sum of squared residuals of each problem from `start` (p, k) within `lower` and `upper` (k,).
 
     `linearise(theta, which)` gives the residuals (q, n) and their derivatives (q, n, k) of the q problems `which`, at
-    theta (q, k). A problem is converged once its step or the gain from it is negligible.
+    theta (q, k). A problem is converged once its step is negligible, or the gain from it is at most the part
+    `gain_tolerance` of its cost.
     """
     theta = np.clip(start, lower, upper)
     residual, jacobian = linearise(theta, np.arange(len(theta)))
@@ -60,7 +63,7 @@ def descend(linearise: Linearise, start: Array, lower: Array, upper: Array) -> D
         foreseen = ((residual[live] ** 2) - (residual[live] + change) ** 2).sum(-1)
         gain = cost[live] - costs
         better = gain > 0
-        converged[live] = (np.abs(move).max(-1) <= STEP_TOLERANCE) | (better & (gain <= GAIN_TOLERANCE * costs))
+        converged[live] = (np.abs(move).max(-1) <= STEP_TOLERANCE) | (better & (gain <= gain_tolerance * costs))
         damping[live] *= np.where(better, _easing(gain, foreseen), DAMPING_UP)
         taken = live[better]
         theta[taken], cost[taken] = trial[better], costs[better]

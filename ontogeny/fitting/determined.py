@@ -81,6 +81,10 @@ class Quantity:
         """Rows (p, 3) and targets (p,) such that row . (k, c0, c1) = target says that the quantity is z."""
         raise NotImplementedError
 
+    def open_at(self, problem: Projection, theta: Array) -> NDArray[np.bool_]:
+        """Whether an end found at the shapes `theta` (p, 2) is due to the searched region, not to the data."""
+        return np.zeros(len(theta), dtype=bool)
+
     def range(self, problem: Projection) -> tuple[float, float]:
         """The least and the largest z that there can be: any number, unless told otherwise."""
         return -np.inf, np.inf
@@ -127,6 +131,9 @@ class Asymptote(Quantity):
     def condition(self, problem: Projection, theta: Array, z: Array, pivot: Array) -> tuple[Array, Array]:
         return np.broadcast_to([1.0, 1.0, 0.0], (len(z), 3)), z
 
+    def open_at(self, problem: Projection, theta: Array) -> NDArray[np.bool_]:
+        return problem.at_lower_edge(theta)[:, 0]  # a slower decay would go farther still
+
 
 class _Time(Quantity):
     """An elapsed time, as z = log(1 + step)."""
@@ -167,7 +174,14 @@ class HalfRise(_Time):
         return row / np.linalg.norm(row, axis=-1, keepdims=True), np.zeros_like(z)
 
 
-class _LogRate(Quantity):
+class _Published(Quantity):
+    """A parameter that runs off as the shape does."""
+
+    def open_at(self, problem: Projection, theta: Array) -> NDArray[np.bool_]:
+        return np.asarray((problem.at_lower_edge(theta) | problem.at_upper_edge(theta)).any(axis=1))
+
+
+class _LogRate(_Published):
     """A published parameter that is positive, as its logarithm; each says which gamma it amounts to."""
 
     def in_units(self, problem: Projection, z: Array, scale: Array, shift: Array) -> Array:
@@ -220,7 +234,7 @@ class Offset(_LogRate):
         return z - theta[:, 1] - np.log(problem.span)
 
 
-class Amplitude(Quantity):
+class Amplitude(_Published):
     """A = A1 exp(beta tau0)."""
 
     name = "A"

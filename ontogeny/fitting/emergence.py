@@ -38,7 +38,6 @@ Loss = Literal["squares", "huber"]
 
 LARGEST = 1e100  # beyond it a value is an overflow, not a measurement
 CONSTANT = 1e-12  # a spread below this part of the largest value is rounding
-EDGE = 0.05  # in ln beta or ln tau0: this near to the end of the searched region counts as at its end
 LOG_ERROR_HIGHEST = 1.0  # standard error of ln beta or ln tau0: known to within a factor e
 REPRODUCED = 1e-4  # of R^2: how far the parameters, in double precision, may be from the fit that they came from
 NOTABLE = 0.1  # part of the curve's range that makes a rise or a fall
@@ -277,7 +276,7 @@ def _judge(problem: Projection, theta: Array, jacobian: Array, variance: float, 
     """Whether the data fix ln beta and ln tau0: inside the region, with linearised standard errors below the limit."""
     if not converged:
         return Verdict.DID_NOT_CONVERGE
-    if (np.minimum(theta - problem.lower, problem.upper - theta) < EDGE).any():
+    if (problem.at_lower_edge(theta) | problem.at_upper_edge(theta)).any():
         return Verdict.NOT_IDENTIFIABLE
     _, singular, axes = np.linalg.svd(jacobian, full_matrices=False)
     error = math.sqrt(max(variance, ROUNDING**2))

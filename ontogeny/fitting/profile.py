@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 STIFFNESS = 1e4  # weight of the condition, against targets of norm 1
 DIFFERENCE = 1e-6  # of the numerical derivative of a condition by the shape
 ROUNDING = 1e-10  # part of the series' norm that counts as error even in an exact fit
-ROUNDS = 14  # refits that approach one end of an interval
+ROUNDS = 30  # refits that approach one end of an interval
+NEGLIGIBLE = 1e-5  # gain of a refit, as part of its sum of squares, at which it has gone far enough
 CLOSE = 0.03  # part of the rise in squares within which an end is found
+NARROW = 1e-3  # part of its distance from the estimate, or of 1, within which an end is known well enough
 FIRST, FACTOR = 0.1, 4.0  # distance first tried from the estimate, and the most by which it changes in a round
 WIDEST = 1e3  # distance at which an end counts as open
+BLOCK = 256  # series searched at once, to bound memory
 COARSER = 2  # the grid of the global search, thinned
 PIVOTS = 3  # refits in which the place of a peak settles
 
@@ -60,27 +63,22 @@ def intervals(series: Series, quantity: Quantity, level: float) -> tuple[Array, 
     NaN where a curve has no such quantity. An end that the data leave open is infinite.
     """
     best = series.curves()
-    estimate = quantity.value(best)
+    estimate, peak = quantity.value(best), best.peak()
     there = np.flatnonzero(np.isfinite(estimate))
     low, high = np.full(len(estimate), np.nan), np.full(len(estimate), np.nan)
-    if there.size:
-        some = series.of(there)
-        peak = best.peak()[there]
-        grid = _Grid(some)
-        for end, direction in ((low, -1.0), (high, 1.0)):
-            search = _Search(some, quantity, grid, estimate[there], direction, level)
-            search.pivot = np.where(np.isfinite(peak), peak, 0.0)
-            end[there] = search.run()
+    for block in np.array_split(there, -(-there.size // BLOCK)) if there.size else ():
+        both, direction = np.tile(block, 2), np.repeat([-1.0, 1.0], block.size)
+        search = _Search(series.of(both), quantity, estimate[both], direction, level)
+        search.pivot = np.where(np.isfinite(peak[both]), peak[both], 0.0)
+        low[block], high[block] = np.split(search.run(), 2)
     return estimate, low, high
 
 
 class _Search:
-    """The search for one end each of the intervals of p series."""
+    """The search for one end each of p intervals, below the estimates or above as the signs in `direction` (p,) say."""
 
-    def __init__(
-        self, series: Series, quantity: Quantity, grid: _Grid, estimate: Array, direction: float, level: float
-    ) -> None:
-        self.series, self.quantity, self.grid = series, quantity, grid
+    def __init__(self, series: Series, quantity: Quantity, estimate: Array, direction: Array, level: float) -> None:
+        self.series, self.quantity, self.grid = series, quantity, _Grid(series)
         self.estimate, self.direction = estimate, direction
         residual, _ = series.problem.linearise(series.theta, series.targets, series.emphasis)
         self.squares = (residual**2).sum(-1)
@@ -90,26 +88,26 @@ class _Search:
         self.pivot = np.zeros(len(estimate))
 
     def run(self) -> Array:
-        """The ends."""
-        count = len(self.estimate)
-        low, high = self.quantity.range(self.series.problem)
-        reach = np.minimum(np.abs((high if self.direction > 0 else low) - self.estimate), WIDEST)
+        """The ends. One that the rounds leave uncertain is put where a value was found to be out, not in."""
+        count, problem = len(self.estimate), self.series.problem
+        least, largest = self.quantity.range(problem)
+        reach = np.minimum(np.abs(np.where(self.direction > 0, largest, least) - self.estimate), WIDEST)
         near, far = np.zeros(count), np.full(count, np.inf)
         distance, live = np.minimum(FIRST, reach), np.arange(count)
         for _ in range(ROUNDS):
             tried = distance[live]
-            rise = self._refit(live, self.estimate[live] + self.direction * tried) - self.squares[live]
+            rise = self._refit(live, self.estimate[live] + self.direction[live] * tried) - self.squares[live]
             inside = rise <= self.allowed[live]
             near[live] = np.where(inside, np.maximum(near[live], tried), near[live])
             far[live] = np.where(inside, far[live], np.minimum(far[live], tried))
             distance[live] = np.minimum(_next(tried, rise / self.allowed[live], near[live], far[live]), reach[live])
             found = np.abs(rise / self.allowed[live] - 1) <= CLOSE
-            near[live[found]] = far[live[found]] = tried[found]
-            live = live[~(found | (near[live] >= reach[live]))]
+            far[live[found]] = tried[found]
+            settled = far[live] - near[live] <= NARROW * np.minimum(far[live], 1)
+            live = live[~(found | settled | (near[live] >= reach[live]))]
             if not live.size:
                 break
-        ends = self.estimate + self.direction * (near + np.where(np.isinf(far), near, far)) / 2
-        return np.where(np.isinf(far), self.direction * np.inf, ends)
+        return self.estimate + self.direction * np.where(self.quantity.open_at(problem, self.theta), np.inf, far)
 
     def _refit(self, live: NDArray[np.intp], z: Array) -> Array:
         """The least sums of squares when the quantities of the series `live` are z; moves the shapes and the pivots."""
@@ -117,7 +115,7 @@ class _Search:
         for _ in range(PIVOTS if self.quantity.pivots else 1):
             condition = _Condition(series, self.quantity, z, self.pivot[live])
             starts = np.concatenate([self.theta[live], self.grid.best(live, condition)])
-            found = descend(condition.linearise, starts, problem.lower, problem.upper)
+            found = descend(condition.linearise, starts, problem.lower, problem.upper, NEGLIGIBLE)
             better = found.cost[count:] < found.cost[:count]
             theta = np.where(better[:, None], found.theta[count:], found.theta[:count])
             curves = condition.curves(theta)

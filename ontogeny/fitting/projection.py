@@ -31,6 +31,7 @@ TRANSIENT_POINTS = 5  # distinct steps, the first included, that the transient c
 TRANSIENT_FOLDS = 5.0  # in which it falls by exp() of this
 TAU0_LOWEST = 1e-3  # of the first step after 0
 TAU0_HIGHEST = 1e2  # spans: the logarithm is a straight line to one part in a hundred
+EDGE = 0.05  # in ln beta or ln tau0: this near to the end of the region counts as at its end
 EXPONENT_HIGHEST = 300.0  # of exp(beta first): A1 and A2 stay finite
 
 
@@ -79,6 +80,14 @@ class Projection:
             for low, high in zip(self.lower, self.upper, strict=True)
         ]
         return np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1)
+
+    def at_lower_edge(self, theta: Array) -> NDArray[np.bool_]:
+        """Whether each of the coordinates (..., 2) is at the lower end of the region."""
+        return theta - self.lower < EDGE
+
+    def at_upper_edge(self, theta: Array) -> NDArray[np.bool_]:
+        """Whether each of the coordinates (..., 2) is at the upper end of the region."""
+        return self.upper - theta < EDGE
 
     def design(self, theta: Array) -> Array:
         """The weighted columns at shapes `theta` (..., 2): (..., n, 3)."""

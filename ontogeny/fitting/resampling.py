@@ -22,10 +22,12 @@ RESAMPLED = ("final_value", "peak_value", "peak_step", "half_rise_step")
 def inverse_variance(variance: Array) -> Array:
     """Weights of points (m, n) from the variances of their means.
 
-    A variance below a hundredth of its series' median counts as that.
+    A variance below a hundredth of its series' median counts as that. A series with one that is not finite has
+    values that are not finite either: its points are weighted alike.
     """
-    floor = LEAST_VARIANCE * np.median(variance, axis=1, keepdims=True)
-    least = np.maximum(variance, np.where(floor > 0, floor, 1.0))
+    known = np.where(np.isfinite(variance).all(axis=1, keepdims=True), variance, 1.0)
+    floor = LEAST_VARIANCE * np.median(known, axis=1, keepdims=True)
+    least = np.maximum(known, np.where(floor > 0, floor, 1.0))
     return 1 / least
 
 

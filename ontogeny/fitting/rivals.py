@@ -112,6 +112,8 @@ RIVALS = (
     Rival("piecewise linear in log step", "none", 4, broken_line, lambda s: _bounds(_knots(s), (0, 1))),
 )
 
+FAMILIES = (OURS, *(rival.name for rival in RIVALS))
+
 
 def compare(steps: Array, values: Array) -> list[Score]:
     """How the emergence curve and its rivals fit and forecast `values` (n,) at `steps` (n,), ordered by `aicc`.

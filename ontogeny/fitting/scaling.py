@@ -62,7 +62,8 @@ def robust_weights(problem: Projection, values: Array, weights: Array) -> Array:
         fitted = (problem.design(theta) @ linear[..., None])[..., 0] / problem.root_weights
         residual = np.abs(values - (fitted * scaled.scale[:, None] + scaled.shift[:, None])) * np.sqrt(weights)
         bound = HUBER * NORMAL_MAD * np.median(residual, axis=1, keepdims=True)
-        factor = np.where(residual <= bound, 1.0, bound / np.maximum(residual, np.finfo(float).tiny))
+        larger = np.maximum(residual, bound)
+        factor = np.where(larger > 0, bound / np.where(larger > 0, larger, 1.0), 1.0)
         before, lessened = lessened, weights * np.maximum(factor, SETTLED)
         if np.abs(lessened - before).max() <= SETTLED * weights.max():
             break

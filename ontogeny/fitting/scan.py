@@ -80,6 +80,8 @@ def fit(
 
     Raises UsageError for a metric that cannot be fitted, or not in that way.
     """
+    if bootstrap < 0:
+        raise UsageError(f"expected 0 or more replicates of the bootstrap, got {bootstrap}")
     dataset = scan if isinstance(scan, xr.Dataset) else scan.dataset
     sound, left_out = fitted_checkpoints(dataset)
     observed, definition = _observed(sound, metric)

@@ -95,8 +95,9 @@ def add_ratio_lines(
             hovertemplate=f"depth {depth}, %{{text}}<br>{RATIO} %{{y:.4g}}<extra></extra>",
             **where,
         )
-        if curve is not None:
+        if curve is not None and fits is not None and axis.steps is not None:
             _add_curve(fig, curve, int(depth), colour, **where)
+            _add_intervals(fig, fits.sel(depth=depth), int(axis.steps[-1]), colour, **where)
     fig.update_yaxes(title_text=RATIO, **(log_axis(ratios.values) if fits is None else {}), **where)
 
 
@@ -159,5 +160,39 @@ def _add_curve(fig: go.Figure, curve: _Curve, depth: int, colour: str, **where: 
         mode="lines",
         line={"color": colour, "width": 1.75, "dash": "solid" if curve.sound else "dot"},
         hovertemplate=f"depth {depth}, fitted curve ({curve.verdict})<br>{RATIO} %{{y:.4g}}<extra></extra>",
+        **where,
+    )
+
+
+def _add_intervals(fig: go.Figure, fitted: xr.Dataset, last: int, colour: str, **where: object) -> None:
+    """Thin bars over the intervals of the curve's peak and of its last value, where `fitted` has finite ones."""
+    depth = int(fitted["depth"])
+    bars = []
+    for name, step in (("peak_value", fitted["peak_step"].values), ("final_value", np.array(last))):
+        if f"{name}_low" in fitted:
+            bars.append([float(place(step)), *(float(fitted[f"{name}{end}"]) for end in ("", "_low", "_high"))])
+    bars = [bar for bar in bars if np.isfinite(bar).all()]
+    if not bars:
+        return
+    x, y, low, high = np.array(bars).T
+    fig.add_scatter(
+        x=x,
+        y=y,
+        name=f"depth {depth}, intervals",
+        legendgroup=f"depth {depth}",
+        showlegend=False,
+        mode="markers",
+        marker={"color": colour, "size": 1},
+        opacity=0.6,
+        error_y={
+            "type": "data",
+            "symmetric": False,
+            "array": high - y,
+            "arrayminus": y - low,
+            "color": colour,
+            "thickness": 1,
+            "width": 3,
+        },
+        hoverinfo="skip",
         **where,
     )

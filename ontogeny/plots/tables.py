@@ -20,8 +20,10 @@ _FIT_COLUMNS = {  # variable: title, number format (none: text)
     "verdict": ("verdict", ""),
     "regime": ("regime", ""),
     "r2": ("R²", ".4f"),
-    "peak_step": ("peak step", ",.0f"),
     "final_value": ("last value", ",.4g"),
+    "peak_value": ("peak", ",.4g"),
+    "peak_step": ("peak step", ",.0f"),
+    "half_rise_step": ("half-rise step", ",.0f"),
     "A1": ("A₁", ".3g"),
     "A2": ("A₂", ".3g"),
     "K": ("K", ".3g"),
@@ -29,6 +31,8 @@ _FIT_COLUMNS = {  # variable: title, number format (none: text)
     "tau0": ("τ₀ (steps)", ".3g"),
 }
 _NUMBER = ' class="number"'
+_STEPS = ("peak_step", "half_rise_step")  # 0 is where the data leave the lower end of these open
+_OPEN = "open"
 _ABSENT = "\N{EN DASH}"
 
 
@@ -90,8 +94,12 @@ def fit_table(fits: xr.Dataset) -> str:
         if name in fits:
             values = fits[name].transpose(*verdict.dims).values.ravel()
             cells = _format(values.astype(float), form) if form else [str(value) for value in values]
+            cells = _with_intervals(fits, name, cells, form)
             columns.append(Column(title, cells, numeric=bool(form)))
     caption = f"f(t) = exp(-βt) (A₁ log(t + τ₀) + A₂) + K, fitted to {fitted}."
+    if any(f"{name}_low" in fits for name in _FIT_COLUMNS):
+        level = float(fits.attrs["level"])
+        caption += f" In brackets: intervals of {level:.3g} confidence by profile likelihood; open: no end in the data."
     if "left_out" in fits.attrs:
         caption += f" Left out, as flagged by the audit: {fits.attrs['left_out']}."
     return html_table(columns, caption)
@@ -167,6 +175,18 @@ def _arch(value: object) -> dict[str, object] | None:
 
 def _format(values: np.ndarray, form: str) -> list[str]:
     return [format(float(value), form) if np.isfinite(value) else _ABSENT for value in values]
+
+
+def _with_intervals(fits: xr.Dataset, name: str, cells: list[str], form: str) -> list[str]:
+    """The cells of an estimate, each with its interval behind it where the fits have one."""
+    if f"{name}_low" not in fits:
+        return cells
+    low, high = (fits[f"{name}_{side}"].transpose(*fits["verdict"].dims).values.ravel() for side in ("low", "high"))
+    texts = []
+    for cell, *ends in zip(cells, low, high, strict=True):
+        said = [_OPEN if np.isinf(end) or (name in _STEPS and end == 0) else format(float(end), form) for end in ends]
+        texts.append(cell if np.isnan(ends).any() else f"{cell} [{said[0]}, {said[1]}]")
+    return texts
 
 
 def _argmax(values: np.ndarray) -> str:

@@ -19,7 +19,7 @@ class Holder:
 
 
 def test_the_ratio_of_means_is_fitted(scan: xr.Dataset, curves: list[EmergenceCurve]) -> None:
-    fits = fit(scan)
+    fits = fit(scan, level=None)
     assert fits.attrs["definition"] == "ratio of means"
     assert fits.attrs["metric"] == "massive_ratio"
     assert fits["verdict"].dims == ("depth",)
@@ -33,7 +33,7 @@ def test_the_ratio_of_means_is_fitted(scan: xr.Dataset, curves: list[EmergenceCu
 
 
 def test_what_was_fitted_comes_along(scan: xr.Dataset, curves: list[EmergenceCurve]) -> None:
-    observed = fit(scan)["observed"]
+    observed = fit(scan, level=None)["observed"]
     assert observed.dims == ("depth", "checkpoint")
     np.testing.assert_array_equal(observed["step"], scan["step"])
     np.testing.assert_array_equal(observed["revision"], scan["revision"])
@@ -50,11 +50,11 @@ def test_every_variable_is_described(scan: xr.Dataset) -> None:
 
 
 def test_a_scan_and_its_dataset_are_fitted_alike(scan: xr.Dataset) -> None:
-    xr.testing.assert_identical(fit(Holder(scan)), fit(scan))
+    xr.testing.assert_identical(fit(Holder(scan), level=None), fit(scan, level=None))
 
 
 def test_other_metrics(scan: xr.Dataset) -> None:
-    rate = fit(scan, "sink_rate")
+    rate = fit(scan, "sink_rate", level=None)
     assert rate["A1"].dims == ("layer", "head")
     assert rate["observed"].dims == ("layer", "head", "checkpoint")
     assert rate.attrs["definition"] == "position 0, epsilon 0.3"
@@ -63,7 +63,7 @@ def test_other_metrics(scan: xr.Dataset) -> None:
     one = fit_curve(scan["step"].values, expected.values)
     assert float(rate["r2"].sel(layer=1, head=2)) == pytest.approx(one.r2)
 
-    top = fit(scan, "top_activation")
+    top = fit(scan, "top_activation", level=None)
     assert top.attrs["definition"] == "mean over sequences, rank 1"
     np.testing.assert_allclose(
         top["observed"], scan["top_activation"].sel(rank=1).mean("sequence").transpose("depth", "checkpoint")
@@ -99,7 +99,7 @@ def test_doubtful_checkpoints_are_left_out_and_counted(scan: xr.Dataset) -> None
     steps = scan["step"].values.copy()
     steps[[5, 7, 8]] = -1
     doubtful = scan.drop_indexes("step").assign_coords(step=("checkpoint", steps), verdict=("checkpoint", verdicts))
-    fits = fit(doubtful)
+    fits = fit(doubtful, level=None)
     kept = [i for i in range(scan.sizes["checkpoint"]) if i not in (3, 5, 7, 8)]
     np.testing.assert_array_equal(fits["observed"]["step"], scan["step"].values[kept])
     assert fits.attrs["checkpoints_fitted"] == len(kept)
@@ -109,7 +109,7 @@ def test_doubtful_checkpoints_are_left_out_and_counted(scan: xr.Dataset) -> None
 
 
 def test_the_order_of_checkpoints_does_not_matter(scan: xr.Dataset) -> None:
-    xr.testing.assert_allclose(fit(scan.isel(checkpoint=slice(None, None, -1))), fit(scan))
+    xr.testing.assert_allclose(fit(scan.isel(checkpoint=slice(None, None, -1)), level=None), fit(scan, level=None))
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
@@ -126,19 +126,19 @@ def test_one_bad_depth_does_not_spoil_the_others(scan: xr.Dataset) -> None:
     spoiled = scan.copy(deep=True)
     spoiled["median_activation"].values[4, :, 1] = 0
     spoiled["top_activation"].values[6, 1, 2, 0] = np.nan
-    assert fit(spoiled)["verdict"].values.tolist() == ["ok", "not finite", "not finite"]
+    assert fit(spoiled, level=None)["verdict"].values.tolist() == ["ok", "not finite", "not finite"]
 
 
 def test_evaluate_gives_the_curves(scan: xr.Dataset, curves: list[EmergenceCurve]) -> None:
     steps = np.array([0, 3, 700, 9999])
-    values = evaluate(fit(scan), steps)
+    values = evaluate(fit(scan, level=None), steps)
     assert values.dims == ("depth", "step")
     assert {"long_name", "units", "source"} <= set(values.attrs)
     np.testing.assert_allclose(values, [curve(steps) for curve in curves], rtol=1e-6)
-    assert evaluate(fit(scan, "sink_rate"), steps).dims == ("layer", "head", "step")
+    assert evaluate(fit(scan, "sink_rate", level=None), steps).dims == ("layer", "head", "step")
     for wrong in ([-1.0], [np.nan], 3):
         with pytest.raises(UsageError, match="expected steps of shape"):
-            evaluate(fit(scan), wrong)
+            evaluate(fit(scan, level=None), wrong)
 
 
 def test_torch_is_not_imported() -> None:

@@ -17,7 +17,7 @@ from tests.synthetic import scan_dataset
 
 def test_both_panels_share_the_steps_and_the_colours() -> None:
     dataset = scan_dataset(layers=4, heads=2)
-    fig = plots.emergence(dataset, fit(dataset))
+    fig = plots.emergence(dataset, fit(dataset, level=None))
     drawn = {trace.name: trace for trace in fig.data}
     rates = dataset["sink_rate"].sel(epsilon=0.3, position=0).mean("head")
     for layer in range(4):

@@ -35,7 +35,7 @@ def test_each_depth_is_a_line_of_the_ratio_of_means() -> None:
 
 def test_fits_add_their_curve_to_the_points() -> None:
     dataset = scan_dataset()
-    fits = fit(dataset)
+    fits = fit(dataset, level=None)
     fig = plots.massive_ratio(dataset, fits)
     curves = {trace.name: trace for trace in fig.data if trace.mode == "lines"}
     points = {trace.name: trace for trace in fig.data if trace.mode == "markers"}
@@ -54,7 +54,7 @@ def test_fits_add_their_curve_to_the_points() -> None:
 
 def test_a_curve_that_is_not_the_best_one_is_dotted_and_an_absent_one_is_not_drawn() -> None:
     dataset = scan_dataset()
-    fits = fit(dataset)
+    fits = fit(dataset, level=None)
     verdicts = np.array(["ok", "did not converge", "not identifiable", "constant"], dtype=object)
     fits["verdict"] = ("depth", verdicts)
     for name in ("A1", "A2", "K", "beta", "tau0"):
@@ -68,7 +68,7 @@ def test_a_curve_that_is_not_the_best_one_is_dotted_and_an_absent_one_is_not_dra
 
 def test_points_are_ratios_of_means_and_curves_are_the_fits() -> None:
     dataset = scan_dataset()
-    fits = fit(dataset)
+    fits = fit(dataset, level=None)
     traces = {trace.name: trace for trace in plots.massive_ratio(dataset, fits).data}
     means = [dataset[name].values.astype(float) for name in ("top_activation", "median_activation")]
     expected = means[0][:, :, 2, 0].mean(axis=1) / means[1][:, :, 2].mean(axis=1)
@@ -82,7 +82,7 @@ def test_points_are_ratios_of_means_and_curves_are_the_fits() -> None:
 def test_fits_of_another_metric_are_refused() -> None:
     dataset = scan_dataset()
     with pytest.raises(OntogenyError, match="these are of `sink_score`"):
-        plots.massive_ratio(dataset, fit(dataset, "sink_score"))
+        plots.massive_ratio(dataset, fit(dataset, "sink_score", level=None))
 
 
 def test_a_deep_model_has_a_key_instead_of_a_legend() -> None:
@@ -96,20 +96,20 @@ def test_a_deep_model_has_a_key_instead_of_a_legend() -> None:
 
 def test_a_single_checkpoint_is_a_profile_over_depth() -> None:
     dataset = scan_dataset((-1,), layers=30, heads=2)
-    (trace,) = plots.massive_ratio(dataset, fit(dataset)).data
+    (trace,) = plots.massive_ratio(dataset, fit(dataset, level=None)).data
     assert trace.x.tolist() == list(range(31))
     np.testing.assert_allclose(trace.y, [ratio_of_means(dataset, depth)[0] for depth in range(31)], rtol=1e-6)
 
 
 def test_only_fits_with_a_curve_over_known_steps_are_drawable() -> None:
     dataset = scan_dataset()
-    fits = fit(dataset)
+    fits = fit(dataset, level=None)
     assert drawable(dataset, fits) is fits
     assert drawable(dataset, None) is None
-    assert drawable(dataset, fit(dataset, "sink_score")) is None
+    assert drawable(dataset, fit(dataset, "sink_score", level=None)) is None
     assert drawable(scan_dataset((-1,) * 8), fits) is None
     few = scan_dataset((0, 1, 2))
-    assert drawable(few, fit(few)) is None
+    assert drawable(few, fit(few, level=None)) is None
 
 
 def test_sites_are_the_counted_shares() -> None:
@@ -162,3 +162,16 @@ def test_no_common_site_leaves_the_rest_alone() -> None:
 def test_missing_variables_are_named(draw: object, variable: str) -> None:
     with pytest.raises(OntogenyError, match=f"no `{variable}`; scan again with the probe `massive`"):
         draw(scan_dataset().drop_vars(variable))
+
+
+def test_intervals_of_peaks_and_last_values_are_bars() -> None:
+    dataset = scan_dataset()
+    fits = fit(dataset)
+    traces = {trace.name: trace for trace in plots.massive_ratio(dataset, fits).data}
+    row = fits.sel(depth=2)
+    bars = traces["depth 2, intervals"]
+    np.testing.assert_allclose(bars.y[-1], float(row["final_value"]))
+    np.testing.assert_allclose(bars.y[-1] + bars.error_y.array[-1], float(row["final_value_high"]))
+    np.testing.assert_allclose(bars.y[-1] - bars.error_y.arrayminus[-1], float(row["final_value_low"]))
+    assert len(bars.y) == 1 + np.isfinite(float(row["peak_value"]))
+    assert not any("intervals" in trace.name for trace in plots.massive_ratio(dataset, fit(dataset, level=None)).data)

@@ -62,7 +62,7 @@ def array(encoded: dict) -> np.ndarray:
 
 def test_the_report_holds_figures_tables_and_settings(tmp_path: Path) -> None:
     dataset = scan_dataset()
-    fits = fit(dataset)
+    fits = fit(dataset, level=None)
     written = write_report(dataset, fits, tmp_path / "report.html", [("step512", "weights are not finite")])
     assert written == tmp_path / "report.html"
     text, page, figures = read(written)
@@ -111,7 +111,7 @@ def test_text_from_data_cannot_become_markup(tmp_path: Path) -> None:
     dataset = dataset.assign_coords(checkpoint=np.array(names, dtype=object))
     dataset["revision"] = ("checkpoint", np.array(names, dtype=object))
     dataset["verdict"] = ("checkpoint", np.array(names, dtype=object))
-    fits = fit(scan_dataset())
+    fits = fit(scan_dataset(), level=None)
     fits["verdict"] = ("depth", np.array(names[:4], dtype=object))
     fits = fits.assign_attrs(definition="ratio of means", metric="massive_ratio")
     path = write_report(dataset, fits, tmp_path / "r.html", [(ATTACK, ATTACK)])
@@ -173,7 +173,7 @@ def test_kinds_that_do_not_change_are_listed_once(tmp_path: Path) -> None:
 
 def test_a_verdict_in_hover_text_is_escaped(tmp_path: Path) -> None:
     dataset = scan_dataset()
-    fits = fit(dataset)
+    fits = fit(dataset, level=None)
     fits["verdict"] = ("depth", np.array([ATTACK] * 4, dtype=object))
     _, _, figures = read(write_report(dataset, fits, tmp_path / "r.html"))
     hovers = [trace["hovertemplate"] for trace in figures["massive-ratio"]["data"] if "fit" in trace["name"]]
@@ -183,7 +183,7 @@ def test_a_verdict_in_hover_text_is_escaped(tmp_path: Path) -> None:
 
 def test_without_attention_a_sentence_stands_for_the_figures(tmp_path: Path) -> None:
     dataset = scan_dataset(attention="unavailable: <Falcon> has its own attention")
-    text, page, figures = read(write_report(dataset, fit(dataset), tmp_path / "r.html"))
+    text, page, figures = read(write_report(dataset, fit(dataset, level=None), tmp_path / "r.html"))
     assert list(figures) == ["massive-ratio", "massive-sites"]
     assert "attention unavailable: <Falcon> has its own attention" in page.text
     assert "<Falcon>" not in text
@@ -192,7 +192,7 @@ def test_without_attention_a_sentence_stands_for_the_figures(tmp_path: Path) -> 
 
 def test_a_single_checkpoint_is_reported(tmp_path: Path) -> None:
     dataset = scan_dataset((-1,), layers=30, heads=9, width=576)
-    _, page, figures = read(write_report(dataset, fit(dataset), tmp_path / "r.html"))
+    _, page, figures = read(write_report(dataset, fit(dataset, level=None), tmp_path / "r.html"))
     assert len(figures) == 4
     assert "1 checkpoint (main); 30 layers, 9 heads a layer" in page.text
     assert (
@@ -204,7 +204,7 @@ def test_a_single_checkpoint_is_reported(tmp_path: Path) -> None:
 
 def test_fits_of_another_metric_have_their_table(tmp_path: Path) -> None:
     dataset = scan_dataset(heads=2)
-    fits = fit(dataset, "sink_score")
+    fits = fit(dataset, "sink_score", level=None)
     text, page, figures = read(write_report(dataset, fits, tmp_path / "r.html"))
     assert "fitted to sink_score" in page.text
     assert text.count(f"<td>{fits['verdict'].values[2, 1]}</td>") >= 1
@@ -213,7 +213,7 @@ def test_fits_of_another_metric_have_their_table(tmp_path: Path) -> None:
 
 def test_a_report_of_twenty_checkpoints_stays_small(tmp_path: Path) -> None:
     dataset = with_waivers(scan_dataset(PYTHIA_STEPS, layers=12, heads=12, sequences=100, width=768))
-    path = write_report(with_kinds(with_ablation(dataset)), fit(dataset), tmp_path / "r.html")
+    path = write_report(with_kinds(with_ablation(dataset)), fit(dataset, level=None), tmp_path / "r.html")
     assert {"waivers", "loss"} <= set(read(path)[2])
     assert path.stat().st_size - len(get_plotlyjs().encode()) < 1_200_000
 
@@ -259,3 +259,19 @@ def test_a_rate_of_zero_has_no_place(tmp_path: Path) -> None:
     dataset["sink_rate"][:] = 0
     text, _, _ = read(write_report(dataset, None, tmp_path / "r.html"))
     assert text.count('<td class="number">0.000</td><td>\N{EN DASH}</td>') == 20
+
+
+def test_the_table_of_fits_holds_their_intervals(tmp_path: Path) -> None:
+    dataset = scan_dataset()
+    fits = fit(dataset)
+    text, page, _ = read(write_report(dataset, fits, tmp_path / "r.html"))
+    row = fits.sel(depth=2)
+    own, low, high = (float(row[f"final_value{end}"]) for end in ("", "_low", "_high"))
+    assert f'<td class="number">{own:,.4g} [{low:,.4g}, {high:,.4g}]</td>' in text
+    assert "intervals of 0.95 confidence by profile likelihood" in page.text
+    opened = fits.assign(K_low=fits["K_low"] * 0 - np.inf, half_rise_step_low=fits["half_rise_step_low"] * 0)
+    text, page, _ = read(write_report(dataset, opened, tmp_path / "open.html"))
+    assert f"{float(row['K']):.3g} [open, {float(row['K_high']):.3g}]" in page.text
+    assert f"{float(row['half_rise_step']):,.0f} [open, {float(row['half_rise_step_high']):,.0f}]" in page.text
+    _, page, _ = read(write_report(dataset, fit(dataset, level=None), tmp_path / "none.html"))
+    assert "confidence" not in page.text and f"{own:,.4g}" in page.text
