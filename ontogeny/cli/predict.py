@@ -26,12 +26,14 @@ HEADINGS = {
     "low": "low",
     "high": "high",
 }
-Like = Annotated[str | None, typer.Option(help="A source whose config to read: Hub id or folder.", metavar="SOURCE")]
+Like = Annotated[
+    str | None, typer.Option(help="A source whose config to read: Hub id, folder, or pocket.", metavar="SOURCE")
+]
 Layers = Annotated[int | None, typer.Option(help="Number of blocks.")]
 Width = Annotated[int | None, typer.Option(help="Width of the residual stream.")]
 Heads = Annotated[int | None, typer.Option(help="Attention heads in a block.")]
-Ffn = Annotated[int | None, typer.Option(help="Width of the MLP [default: 4 widths].")]
-Layer = Annotated[int | None, typer.Option(help="One layer, from 0 [default: all].")]
+Ffn = Annotated[int | None, typer.Option(help="Width of the MLP (default: 4 widths).")]
+Layer = Annotated[int | None, typer.Option(help="One layer, from 0 (default: all).")]
 Metric = Annotated[str, typer.Option(help="massive_ratio or top_activation.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw the curves into this HTML file.", metavar="FILE")]
 
@@ -50,6 +52,8 @@ def predict(
     """Predict emergence curves from an architecture's numbers alone: no weights are read."""
     from ontogeny.fitting.architecture import predict as run_predict
 
+    if plot is not None and not plot.parent.is_dir():
+        raise UsageError(f"expected --plot FILE in a folder that is there, got {plot}: make {plot.parent} first")
     spec = _specification(like, {"layers": layers, "width": width, "heads": heads, "ffn": ffn})
     found = run_predict(spec, layer, metric)
     if plot is not None:

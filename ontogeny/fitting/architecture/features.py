@@ -67,7 +67,7 @@ def specification(spec: ArchSpec | Mapping[str, Any]) -> ArchSpec:
     if spec.width % spec.heads and spec.head_dim == max(spec.width // spec.heads, 1):
         raise UsageError(
             f"expected heads that divide the width, got {spec.heads} heads and width {spec.width}: "
-            "give `head_dim` where heads are not width / heads wide"
+            "give `head_dim`, from Python, where heads are not width / heads wide"
         )
     if spec.heads % spec.kv_heads:
         raise UsageError(f"expected kv_heads that divide the heads, got {spec.kv_heads} for {spec.heads} heads")
@@ -84,6 +84,11 @@ def chosen_layers(arch: ArchSpec, layer: int | None) -> list[int]:
 
 
 def _from_mapping(given: Mapping[str, Any]) -> ArchSpec:
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"expected an ArchSpec, or a mapping with its layers, width and heads; got {given!r}. Of a source: "
+            "ontogeny.open_series(source).arch"
+        )
     known = {field.name for field in fields(ArchSpec)}
     unknown = sorted(set(given) - known)
     lacking = [name for name in ("layers", "width", "heads") if given.get(name) is None]
