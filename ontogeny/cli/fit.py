@@ -134,6 +134,11 @@ def _remarks(fits: xr.Dataset, bootstrap: int, level: float) -> list[str]:
     lines = []
     means = f"bootstrap over sequences, {bootstrap} times" if bootstrap else "profile likelihood"
     lines.append(f"[ ]: {level:.3g} confidence, {means}; open: no end in the data")
+    if 0 < bootstrap * (1 - level) < 2:
+        lines.append(
+            f"{bootstrap} replicates are too few for {level:.3g}: these ends lie about at their lowest and highest; "
+            f"--bootstrap {math.ceil(2 / (1 - level) - 1e-9)} or more"
+        )
     if "left_out" in fits.attrs:
         count = fits.attrs["left_out_by_verdict"]
         lines.append(f"left out, {count} flagged by the audit (docs/audit.md): {fits.attrs['left_out']}")
