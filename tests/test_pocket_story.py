@@ -82,6 +82,6 @@ def test_the_update_of_the_sink_drains_with_its_value(dataset):
 
 
 def test_fits_of_the_series_have_verdicts_and_follow_the_data(dataset):
-    fits = ontogeny.fit(dataset)
+    fits = ontogeny.fit(dataset, level=None)
     assert fits.sizes["depth"] == 4 and (fits.verdict != "").all()
     assert float(fits.r2.sel(depth=2)) > 0.9
