@@ -30,7 +30,7 @@ def compare_rivals(fits: xr.Dataset) -> xr.Dataset:
     places = [str(dim) for dim in fits["verdict"].dims]
     observed = fits["observed"].transpose(*places, "checkpoint")
     steps = observed["step"].values
-    rows = observed.values.reshape(-1, steps.size)
+    rows = observed.values.reshape(fits["verdict"].size, steps.size)
     scores = np.full((len(SCORES), len(rows), len(FAMILIES)), np.nan)
     best = np.full(len(rows), UNSCORED, dtype=object)
     for i, (verdict, values) in enumerate(zip(fits["verdict"].values.ravel(), rows, strict=True)):

@@ -168,6 +168,9 @@ class HalfRise(_Time):
     def value(self, curves: Curves) -> Array:
         return _log_steps(curves.problem, curves.half_rise())
 
+    def range(self, problem: Projection) -> tuple[float, float]:
+        return float(np.log1p(problem.first)), super().range(problem)[1]  # before, the curve may pass the half again
+
     def condition(self, problem: Projection, theta: Array, z: Array, pivot: Array) -> tuple[Array, Array]:
         ends = rows_at(problem, theta, np.zeros_like(z)) + rows_at(problem, theta, np.ones_like(z))
         row = rows_at(problem, theta, _elapsed(problem, z)) - ends / 2

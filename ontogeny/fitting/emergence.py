@@ -233,6 +233,7 @@ def _obstacle(steps: Array, values: Array) -> Verdict | None:
 
 def _fit_sound(steps: Array, values: Array, weights: Array, level: float | None, loss: Loss) -> list[EmergenceFit]:
     """Fit series (m, n) that have no obstacle: shift and scale them, find their shapes, go back to their units."""
+    weights = weights / weights.mean(axis=1, keepdims=True)  # the unit of one series must not weigh on another
     problem = Projection.of(steps, weights.mean(axis=0))
     if loss == "huber":
         weights = robust_weights(problem, values, weights)
@@ -280,6 +281,6 @@ def _judge(problem: Projection, theta: Array, jacobian: Array, variance: float, 
         return Verdict.NOT_IDENTIFIABLE
     _, singular, axes = np.linalg.svd(jacobian, full_matrices=False)
     error = math.sqrt(max(variance, ROUNDING**2))
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # NaN, of a shape that moves nothing, is not below the limit
         errors = np.linalg.norm(error / singular[:, None] * axes, axis=0)
     return Verdict.OK if (errors < LOG_ERROR_HIGHEST).all() else Verdict.NOT_IDENTIFIABLE

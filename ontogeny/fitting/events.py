@@ -168,8 +168,8 @@ def _resampled_ratio(block: xr.Dataset, shares: Array | None) -> Array | None:
     if shares is None:
         return None
     each = block.sel(rank=1).isel(depth=0).transpose("sequence", "checkpoint")
-    top, median = (shares @ each[name].values.astype(np.float64) for name in RATIO_OF)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # an infinite activation is judged by the caller
+        top, median = (shares @ each[name].values.astype(np.float64) for name in RATIO_OF)
         ratio: Array = top / median
     return ratio
 
@@ -226,7 +226,6 @@ def _event(
     step, before, after = float(point.step), float(point.before), float(point.after)
     if series.resampled is None:
         return Event(FOUND, "checkpoints", step, before, after, before=before, after=after, draws=draws)
-    low_end, high_end = (1 - level) / 2, (1 + level) / 2
     where = Event(FOUND, "checkpoints and sequences", step, before=before, after=after, draws=draws)
     if there.sum() < level * replicates:
         return where

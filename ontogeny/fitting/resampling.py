@@ -22,13 +22,18 @@ RESAMPLED = ("final_value", "peak_value", "peak_step", "half_rise_step")
 def inverse_variance(variance: Array) -> Array:
     """Weights of points (m, n) from the variances of their means.
 
-    A variance below a hundredth of its series' median counts as that. A series with one that is not finite has
-    values that are not finite either: its points are weighted alike.
+    A variance below a hundredth of its series' median (where that is 0: of the median of the others) counts as that.
+    A series with one that is not finite has values that are not finite either: its points are weighted alike, as are
+    those of a series without any variance.
     """
-    known = np.where(np.isfinite(variance).all(axis=1, keepdims=True), variance, 1.0)
-    floor = LEAST_VARIANCE * np.median(known, axis=1, keepdims=True)
-    least = np.maximum(known, np.where(floor > 0, floor, 1.0))
-    return 1 / least
+    return np.array([_inverse(row) for row in variance]).reshape(variance.shape)
+
+
+def _inverse(variance: Array) -> Array:
+    positive = variance[variance > 0]
+    if not np.isfinite(variance).all() or not positive.size:
+        return np.ones_like(variance)
+    return 1 / np.maximum(variance, LEAST_VARIANCE * (np.median(variance) or np.median(positive)))
 
 
 def bootstrap_intervals(
@@ -46,8 +51,9 @@ def bootstrap_intervals(
     """
     draw = np.random.default_rng(SEED)
     rows = np.stack([resample(draw.integers(sequences, size=sequences)) for _ in range(replicates)])
-    fits = fit_curves(steps, rows.reshape(-1, rows.shape[-1]), loss=loss)
-    return [_percentiles(fits[series :: rows.shape[1]], level) for series in range(rows.shape[1])]
+    _, series, points = rows.shape
+    fits = fit_curves(steps, rows.reshape(replicates * series, points), loss=loss)
+    return [_percentiles(fits[one::series], level) for one in range(series)]
 
 
 def _percentiles(fits: list[EmergenceFit], level: float) -> dict[str, Interval]:

@@ -35,7 +35,8 @@ EARLY = 0.7  # of the checkpoints, the earliest, from which the rest is forecast
 class Rival:
     """A family of curves: its columns (p, n, k) at elapsed `s` (n,) for shapes (p, 2), and the region of its shapes.
 
-    `parameters` counts all of them. A shape of one number ignores the second.
+    `parameters` counts all of them. A shape of one number ignores the second,
+    whose region is a point, so that all descents start from different places.
     """
 
     name: str
@@ -93,7 +94,7 @@ def broken_line(s: Array, shape: Array) -> Array:
 
 
 RIVALS = (
-    Rival("first-order step response", "2508.03616", 3, first_order, lambda s: _bounds(_times(s), (0, 1))),
+    Rival("first-order step response", "2508.03616", 3, first_order, lambda s: _bounds(_times(s), (0, 0))),
     Rival(
         "second-order step response",
         "2508.03616",
@@ -109,7 +110,7 @@ RIVALS = (
         logistic,
         lambda s: _bounds((0, math.log1p(s.max())), (math.log(0.05), math.log(5))),
     ),
-    Rival("piecewise linear in log step", "none", 4, broken_line, lambda s: _bounds(_knots(s), (0, 1))),
+    Rival("piecewise linear in log step", "none", 4, broken_line, lambda s: _bounds(_knots(s), (0, 0))),
 )
 
 FAMILIES = (OURS, *(rival.name for rival in RIVALS))
@@ -163,7 +164,7 @@ def _fitter(rival: Rival) -> Callable[[Array, Array], Callable[[Array], Array]]:
     def fitted(t: Array, y: Array) -> Callable[[Array], Array]:
         s = t - t.min()
         lower, upper = rival.region(s)
-        axes = [np.linspace(low, high, SHAPES_A_SIDE) for low, high in zip(lower, upper, strict=True)]
+        axes = [np.unique(np.linspace(low, high, SHAPES_A_SIDE)) for low, high in zip(lower, upper, strict=True)]
         grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 2)
         norm = max(float(np.linalg.norm(y - y.mean())), np.finfo(float).tiny)
         target = (y - y.mean()) / norm

@@ -221,7 +221,7 @@ def _row_weights(
         spread = (top - ratio * median) / median.mean("sequence")  # the delta method's, for a ratio of means
     else:
         spread, _ = _selected(dataset[metric].astype(np.float64))
-    variance = spread.var("sequence", ddof=1) / spread.sizes["sequence"]
+    variance = spread.var("sequence", ddof=1, skipna=False) / spread.sizes["sequence"]
     return inverse_variance(variance.transpose(*places, "checkpoint").values.reshape(shape))
 
 

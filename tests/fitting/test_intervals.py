@@ -356,6 +356,20 @@ def test_a_peak_at_the_end_of_the_series_has_an_open_step() -> None:
     assert any("peak_step" in fit.left_open for fit in peaked)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.16, 0.13, -0.04, -0.01, -0.03, 0.14, 0.09, 0.01, 0.07, 0.14, 0.04],
+        [-2.44, 1.8, 1.14, -0.33, 0.77, 0.28, -0.55, 0.98, -0.31, -0.33, -0.79],
+    ],
+)
+def test_the_half_rise_is_not_looked_for_before_the_first_step(values: list[float]) -> None:
+    """A curve that rises before the first step and falls after it passes the half on both sides; only one is meant."""
+    fit = fit_curve(np.geomspace(1000, 143_000, len(values)), values, level=LEVEL)
+    low = fit.intervals["half_rise_step"].low
+    assert low >= 1000 or (low == 0 and "half_rise_step" in fit.left_open)
+
+
 def test_without_a_level_there_are_no_intervals() -> None:
     assert fit_curve(STEPS, noisy("trough", 0)).intervals == {}
     assert fit_curve(STEPS, np.full_like(STEPS, 2.0), level=LEVEL).intervals == {}

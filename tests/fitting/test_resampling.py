@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from ontogeny.errors import UsageError
-from ontogeny.fitting import EmergenceCurve, fit, fit_curve
+from ontogeny.fitting import EmergenceCurve, compare_rivals, fit, fit_curve
 from ontogeny.fitting.resampling import SEED, inverse_variance
 
 
@@ -26,6 +26,27 @@ def noisy_scan(scan: xr.Dataset) -> xr.Dataset:
 def test_weights_are_inverse_variances_with_a_floor() -> None:
     variance = np.array([[4.0, 1.0, 2.0], [0.0, 100.0, 100.0], [0.0, 0.0, 0.0], [1.0, np.nan, 3.0]])
     np.testing.assert_allclose(inverse_variance(variance), [[0.25, 1, 0.5], [1, 0.01, 0.01], [1, 1, 1], [1, 1, 1]])
+
+
+def test_weights_do_not_depend_on_the_unit_where_most_points_have_no_variance() -> None:
+    variance = np.array([[0.0, 0.0, 0.0, 1.0, 4.0]])
+    weights = inverse_variance(variance)
+    np.testing.assert_allclose(weights, [[40, 40, 40, 1, 0.25]])
+    np.testing.assert_allclose(inverse_variance(variance * 1e-6), weights * 1e6)
+
+
+def test_an_infinite_activation_gives_no_fit_and_no_warning(noisy_scan: xr.Dataset) -> None:
+    noisy_scan["top_activation"].values[3, 1, 0, 0] = np.inf
+    fits = fit(noisy_scan, level=None, weights="sequences", bootstrap=3)
+    assert fits["verdict"].values[0] == "not finite"
+    assert fits["verdict"].values[1] != "not finite"
+
+
+def test_no_checkpoints_give_no_curves(noisy_scan: xr.Dataset) -> None:
+    fits = fit(noisy_scan.isel(checkpoint=[]), weights="sequences", bootstrap=3)
+    assert (fits["verdict"] == "too few points").all()
+    assert np.isnan(fits["final_value_boot_low"]).all()
+    assert (compare_rivals(fits)["best"] == "none").all()
 
 
 def test_points_count_by_the_spread_of_the_ratio_of_means(noisy_scan: xr.Dataset) -> None:

@@ -106,6 +106,17 @@ def test_second_order_is_smooth_through_critical_damping() -> None:
     assert np.abs(np.diff(responses, n=2, axis=0)).max() < 1e-7
 
 
+def test_a_family_of_one_shape_is_searched_from_several_places() -> None:
+    """Here the lowest place of the grid does not lead to the best time constant."""
+    steps = np.r_[0, np.geomspace(1, 1e5, 19)]
+    values = np.random.default_rng(12).normal(size=20)
+    best = 0.0
+    for time in np.geomspace(0.1, 1e7, 20_000):
+        decay = np.exp(-steps / time)
+        best = max(best, np.corrcoef(decay, values)[0, 1] ** 2)
+    assert score(compare(steps, values), "first-order step response").r2 > best - 1e-5
+
+
 def test_a_broken_line_bends_at_its_knot() -> None:
     columns = broken_line(np.expm1([0.0, 1.0, 2.0, 4.0]), np.array([[2.0, 0.0]]))[0]
     np.testing.assert_allclose(columns, [[1, 0, 0], [1, 1, 0], [1, 2, 0], [1, 4, 2]], atol=1e-12)

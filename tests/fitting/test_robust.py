@@ -112,3 +112,12 @@ def test_a_curve_through_most_points_exactly_is_no_obstacle() -> None:
 def test_another_loss_is_refused() -> None:
     with pytest.raises(UsageError, match="squares or huber, got 'absolute'"):
         fit_curve(STEPS, TRUE(STEPS), loss="absolute")
+
+
+@pytest.mark.parametrize("loss", ["squares", "huber"])
+def test_the_unit_of_one_series_does_not_weigh_on_another(loss: str) -> None:
+    values = np.stack([noisy(1), noisy(2)])
+    weights = np.random.default_rng(0).uniform(0.1, 3, size=values.shape)
+    alike = fit_curves(STEPS, values, weights, loss=loss)
+    unlike = fit_curves(STEPS, values, weights * [[1.0], [2.0**30]], loss=loss)
+    assert [one.curve for one in alike] == [one.curve for one in unlike]

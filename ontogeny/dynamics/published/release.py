@@ -35,7 +35,7 @@ def fetch_release(
 ) -> dict[str, Measured]:
     """By size: steps (n,), values (n, 10, 4, L), and why the checkpoints that are not among them are not.
 
-    The release is pinned to the commit that it has when it is first asked for; what was read of a commit is kept in the
+    All of it is of the one commit that the release has when this is called; what was read of a commit is kept in the
     folder `cache` as a Zarr group for each size, and is not fetched again.
     """
     from huggingface_hub import HfApi, constants
