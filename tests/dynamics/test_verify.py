@@ -171,7 +171,7 @@ def test_the_published_protocol_is_the_default(hub, monkeypatch) -> None:
     monkeypatch.setattr(run, "measure_checkpoint", refuse)
     hub.repositories["openai-community/gpt2"] = hub.repositories[GPT2_XL]
     rows = run.verify(select(["gpt2-xl", "GPT-2", LLAMA2, "pythia-14M"]), device="cpu")
-    assert {row.reason for row in rows if row.figure.table != "ablation"} == {"seen"}
+    assert {row.reason for row in rows} == {"seen"}
     assert {where: ids.shape for where, ids in seen.items()} == {
         **{("sinks", "builtin", "auto", kind): (100, 64) for kind in ("gpt2", "llama")},
         **{("sinks", name, "never", kind): (100, 64) for kind in ("gpt2", "llama") for name in ("random", "repeated")},
@@ -179,11 +179,13 @@ def test_the_published_protocol_is_the_default(hub, monkeypatch) -> None:
         ("massive", "builtin", "never", "llama"): (10, 4096),
         ("massive", "builtin", "auto", "llama"): (10, 4096),
         ("massive", "builtin", "auto", "gpt_neox"): (10, 2048),
+        ("ablation", "builtin", "auto", "llama"): (10, 4096),
     }
     first = {where: set(ids[:, 0]) for where, ids in seen.items() if where[3] == "llama"}
     assert {where[:3] for where, ids in first.items() if ids == {BOS}} == {
         ("sinks", "builtin", "auto"),
         ("massive", "builtin", "auto"),
+        ("ablation", "builtin", "auto"),
     }
     repeated = seen["sinks", "repeated", "never", "llama"]
     assert (repeated == repeated[:, :1]).all() and len(set(repeated[:, 0])) > 50
