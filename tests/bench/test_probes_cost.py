@@ -30,14 +30,15 @@ def test_all_ways_run_the_same_tokens_and_ours_measures(cost):
     ids = np.random.default_rng(0).integers(3, 300, (10, 24))
     ways, seen = cost.contenders(model, ids), []
     hook = model.base_model.register_forward_pre_hook(
-        lambda _, args, kwargs: seen.append((kwargs["input_ids"], model.config._attn_implementation)), with_kwargs=True
+        lambda _, args, kwargs: seen.append((*args, kwargs.get("input_ids"), model.config._attn_implementation)),
+        with_kwargs=True,
     )
     results = {}
     for name, run in ways.items():
         seen.clear()
         results[name] = run()
-        assert np.array_equal(torch.cat([batch for batch, _ in seen]), ids) and len(seen) == 2
-        assert {attention for _, attention in seen} == {"ontogeny" if name == cost.OURS else "sdpa"}
+        assert np.array_equal(torch.cat([batch for batch, *_ in seen]), ids) and len(seen) == 2
+        assert {attention for *_, attention in seen} == {"ontogeny" if name == cost.OURS else "sdpa"}
     hook.remove()
     measured = results[cost.OURS]
     assert {"sink_score", "update_norm", "secondary_sinks", "waiver_rate", "massive_rate"} <= set(measured)
