@@ -7,6 +7,7 @@ profile likelihood needs (`profile`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -64,7 +65,7 @@ class Curves:
         return np.where(first == last, np.nan, (low + high) / 2)
 
 
-class Quantity:
+class Quantity(ABC):
     """A number z of a curve, and the condition on its linear parameters that z takes a given value.
 
     `pivots` tells whether the condition leaves an elapsed time to be found on the way.
@@ -73,13 +74,13 @@ class Quantity:
     name: ClassVar[str]
     pivots: ClassVar[bool] = False
 
+    @abstractmethod
     def value(self, curves: Curves) -> Array:
         """z of each curve, (p,); NaN where it has none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def condition(self, problem: Projection, theta: Array, z: Array, pivot: Array) -> tuple[Array, Array]:
         """Rows (p, 3) and targets (p,) such that row . (k, c0, c1) = target says that the quantity is z."""
-        raise NotImplementedError
 
     def open_at(self, problem: Projection, theta: Array) -> NDArray[np.bool_]:
         """Whether an end found at the shapes `theta` (p, 2) is due to the searched region, not to the data."""
@@ -196,9 +197,9 @@ class _LogRate(_Published):
         row = np.stack([np.zeros_like(z), np.ones_like(z), ratio], axis=-1)
         return row / np.linalg.norm(row, axis=-1, keepdims=True), np.zeros_like(z)
 
+    @abstractmethod
     def log_gamma(self, problem: Projection, theta: Array, z: Array) -> Array:
         """The logarithm of gamma, per step, of a curve of shape `theta` (p, 2) whose parameter's is z."""
-        raise NotImplementedError
 
 
 class Gamma(_LogRate):

@@ -27,7 +27,8 @@ class WalksProbe:
 
     def reduce(self, trace: Trace) -> dict[str, Tensor]:
         """`walk_entropy` (B, L, H, M), NaN where a walk comes to a row without keys."""
-        return {"walk_entropy": torch.stack([layer.walk_entropy for layer in trace.layers], dim=1)}  # type: ignore[misc]
+        entropies = [layer.walk_entropy for layer in trace.layers if layer.walk_entropy is not None]
+        return {"walk_entropy": torch.stack(entropies, dim=1)}
 
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
         """The variable `walk_entropy`, mean over sequences."""
