@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.series import Series
     from ontogeny.dynamics.sources import open_series
     from ontogeny.dynamics.sources.state_dicts import open_state_dicts
-    from ontogeny.fitting import EmergenceCurve, EmergenceFit, events, fit
+    from ontogeny.fitting import EmergenceCurve, EmergenceFit, events, fit, lags
     from ontogeny.fitting.architecture import predict
     from ontogeny.probes.capture import Trace, attending, capture, trace_of, trace_of_arrays
     from ontogeny.probes.measure import measure
@@ -55,6 +55,7 @@ __all__ = [
     "fit",
     "fitting",
     "kernels",
+    "lags",
     "load_pythia",
     "measure",
     "open_scan",
@@ -81,6 +82,7 @@ _HOMES = {
     "citations": "ontogeny.bibliography",
     "events": "ontogeny.fitting",
     "fit": "ontogeny.fitting",
+    "lags": "ontogeny.fitting",
     "load_pythia": "ontogeny.dynamics.published",
     "measure": "ontogeny.probes.measure",
     "open_scan": "ontogeny.dynamics.opening",

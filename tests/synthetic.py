@@ -194,3 +194,50 @@ def with_kinds(dataset: xr.Dataset) -> xr.Dataset:
     meanings = "none feature positional causal_order undetermined"
     attrs = {"flag_values": list(range(5)), "flag_meanings": meanings}
     return dataset.assign(waiver_kind=(("checkpoint", "layer", "head"), kinds, attrs))
+
+
+def with_clusters(dataset: xr.Dataset, tokens: int = 60, baselines: bool = True, seed: int = 2) -> xr.Dataset:
+    """The dataset with the variables of the probe `clusters`, and the random tokens' unless `baselines` is False.
+
+    Tokens gather in a few clusters in the middle depths from about step 300 on; without sinks they gather less. The
+    shuffled and the random tokens' numbers stay about what they are at the first step.
+    """
+    rng = np.random.default_rng(seed)
+    times = np.where(dataset["step"].values < 0, 1e5, dataset["step"].values).astype(float)
+    depth = np.arange(dataset.sizes["depth"])
+    middle = np.sin(np.pi * depth / max(depth[-1], 1))
+    gathered = np.stack([part * _rise(times, np.full(depth.size, 300.0)) * middle for part in (0.95, 0.6)], axis=1)
+    noise = 1 + 0.02 * rng.normal(size=gathered.shape)
+    thresholds, betas = np.array([0.9, 0.99, 0.999]), np.array([1.0, 2.0, 4.0, 8.0])
+    own = _cluster_numbers(gathered * noise, tokens, thresholds, betas)
+    chance = _cluster_numbers(0.04 * noise, tokens, thresholds, betas)
+    shuffled = ("mean_cosine", "cluster_count", "energy", "effective_rank", "plateau_share")
+    found = own | {f"{name}_shuffled": chance[name] for name in shuffled}
+    found["cluster_persistence"] = (own["plateau_share"][0], 0.3 + 0.7 * own["plateau_share"][1], {"units": "1"})
+    if baselines:
+        of_chance = [name for name in chance if name != "cluster_tokens"]
+        found |= {f"{name}_random": chance[name] for name in of_chance}
+    coords = {"selection": np.array(["all", "without_sinks"], object), "threshold": thresholds, "beta": betas}
+    return dataset.assign(found).assign_coords(coords)
+
+
+def _cluster_numbers(
+    gathered: np.ndarray, tokens: int, thresholds: np.ndarray, betas: np.ndarray
+) -> dict[str, Variable]:
+    """What the probe `clusters` gives where a share `gathered` (checkpoint, selection, depth) of the tokens is one."""
+    each, cosine = "checkpoint selection depth", np.clip(gathered, 0, 1) ** 2
+    loose = (1 - thresholds) ** 0.15
+    count = 1 + (tokens - 1) * (1 - np.clip(gathered, 0, 1)[..., None] * loose)
+    energy = np.exp(betas * (cosine[..., None] - 1)) / (2 * betas)
+    share = 1 / (1 + np.exp(-12 * (gathered[..., None] * loose - 0.5)))
+    variables = {
+        "mean_cosine": (each, cosine, "mean cosine between tokens"),
+        "energy": (f"{each} beta", energy, "energy"),
+        "cluster_count": (f"{each} threshold", count, "clusters"),
+        "cluster_tokens": (each, np.full(gathered.shape, float(tokens)), "tokens counted"),
+        "matrix_entropy": (each, (1 - gathered) * np.log(tokens), "matrix entropy"),
+        "anisotropy": (each, np.clip(gathered, 0.05, 1), "share of the first direction"),
+        "effective_rank": (each, 1 + (tokens - 1) * (1 - gathered), "effective rank"),
+        "plateau_share": (f"{each} threshold", share, "share of sequences in a plateau"),
+    }
+    return {name: _variable(dims, values.astype(np.float32), text) for name, (dims, values, text) in variables.items()}

@@ -4,6 +4,7 @@ from ontogeny.fitting.comparison import compare_rivals
 from ontogeny.fitting.curve import EmergenceCurve, OriginalParameters
 from ontogeny.fitting.emergence import EmergenceFit, Interval, Regime, Verdict, fit_curve, fit_curves
 from ontogeny.fitting.events import events
+from ontogeny.fitting.lags import lags
 from ontogeny.fitting.scan import evaluate, fit
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "fit",
     "fit_curve",
     "fit_curves",
+    "lags",
 ]
