@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from ontogeny.errors import UsageError
 from ontogeny.probes.ablation import AblationExperiment
 from ontogeny.probes.capture import Trace
+from ontogeny.probes.clusters import ClustersProbe
 from ontogeny.probes.contexts import ContextsProbe
 from ontogeny.probes.dormancy import DormancyExperiment
 from ontogeny.probes.experiment import Experiment
 from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
+from ontogeny.probes.random_tokens import RandomTokensExperiment
 from ontogeny.probes.secondary import SecondarySinksProbe
 from ontogeny.probes.sinks import SinksProbe
 from ontogeny.probes.waiver_kinds import WaiverKindsExperiment
@@ -26,12 +28,14 @@ PROBES: dict[str, type[Probe]] = {
     "massive": MassiveProbe,
     "contexts": ContextsProbe,
     "walks": WalksProbe,
+    "clusters": ClustersProbe,
 }
 # They run the model again, several times over.
 EXPERIMENTS: dict[str, type[Experiment]] = {
     "waiver_kinds": WaiverKindsExperiment,
     "ablation": AblationExperiment,
     "dormancy": DormancyExperiment,
+    "random_tokens": RandomTokensExperiment,
 }
 DEFAULT = ("sinks", "secondary", "waivers", "massive")
 

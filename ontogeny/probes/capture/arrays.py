@@ -216,10 +216,11 @@ def _depths(
         refuse("hidden_states", f"at least {RANKS} numbers in a sequence, the largest of which are reported", shape)
     padding = None if bool(valid.all()) else valid
     equal = None if ids is None else wanted.equal_tokens("arrays", ids, padding)
+    clusters = wanted.cluster_stream(padding)
     found = []
     for depth, given in enumerate(states):
         state = _fitting(f"hidden_states, depth {depth}", given, shape, valid, valid[..., None])
-        found.append(reduce_residual(state, padding, equal))
+        found.append(reduce_residual(state, padding, equal, clusters))
     return tuple(found)
 
 

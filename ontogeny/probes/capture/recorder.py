@@ -153,7 +153,8 @@ class ModelRecorder:
     def begin(self, inputs: PassInputs) -> None:
         """A pass begins; what an unfinished one left is dropped."""
         self.ids = inputs.token_ids
-        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid))
+        equal = self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid)
+        self.residual.begin(inputs.valid, equal, self.wanted.cluster_stream(inputs.valid))
         if self.attention is not None:
             self.attention.begin(self.ids)
 

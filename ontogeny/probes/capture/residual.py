@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ontogeny.errors import OntogenyError
+from ontogeny.probes.capture.clusters import ClusterStream
 from ontogeny.probes.capture.contexts import EqualTokens
 from ontogeny.probes.capture.order import lower_median
 from ontogeny.probes.capture.trace import ResidualTrace
@@ -23,20 +24,23 @@ class ResidualRecorder:
     def __init__(self) -> None:
         self.begin(None)
 
-    def begin(self, valid: Tensor | None, equal: EqualTokens | None = None) -> None:
+    def begin(
+        self, valid: Tensor | None, equal: EqualTokens | None = None, clusters: ClusterStream | None = None
+    ) -> None:
         """A pass begins, whose padding is where `valid` (B, T) is False; what an unfinished one left is dropped.
 
-        With the pairs of `equal` tokens, the distances of their states are taken too.
+        With the pairs of `equal` tokens, the distances of their states are taken too, with `clusters` their geometry.
         """
         self.valid = valid
         self.equal = equal
+        self.clusters = clusters
         self.length = 0
         self.depths: list[ResidualTrace] = []
 
     def record(self, hidden: Tensor) -> None:
         """The next depth: hidden (B, T, d)."""
         self.length = hidden.shape[1]
-        self.depths.append(reduce_residual(hidden, self.valid, self.equal))
+        self.depths.append(reduce_residual(hidden, self.valid, self.equal, self.clusters))
 
     def finish(self, blocks: int) -> tuple[ResidualTrace, ...]:
         """All depths. Raises OntogenyError unless each of the blocks was seen once."""
@@ -65,7 +69,12 @@ class ResidualRecorder:
         self.record(output[0] if isinstance(output, tuple) else output)
 
 
-def reduce_residual(hidden: Tensor, valid: Tensor | None = None, equal: EqualTokens | None = None) -> ResidualTrace:
+def reduce_residual(
+    hidden: Tensor,
+    valid: Tensor | None = None,
+    equal: EqualTokens | None = None,
+    clusters: ClusterStream | None = None,
+) -> ResidualTrace:
     """What a trace keeps of the residual stream at one depth; hidden (B, T, d).
 
     In float32 at least: magnitudes above float16's range exist (arXiv 2402.17762). Of equal magnitudes (a token that
@@ -82,6 +91,7 @@ def reduce_residual(hidden: Tensor, valid: Tensor | None = None, equal: EqualTok
     values, indices = _largest(size.flatten(1), RANKS)
     width = hidden.shape[-1]
     nearest, mean = (None, None) if equal is None else equal.distances(state)
+    geometry, baseline = (None, None) if clusters is None else clusters.reduce(state)
     return ResidualTrace(
         top_activation=values,
         top_position=(indices // width).to(torch.int32),
@@ -91,6 +101,8 @@ def reduce_residual(hidden: Tensor, valid: Tensor | None = None, equal: EqualTok
         saturated=values[:, 0] >= torch.finfo(hidden.dtype).max / 2,
         context_nearest=nearest,
         context_mean=mean,
+        clusters=geometry,
+        clusters_shuffled=baseline,
     )
 
 

@@ -16,6 +16,7 @@ RESIDUAL = "residual"
 VALUES = "values"
 CONTEXTS = "contexts"
 WALKS = "walks"
+CLUSTERS = "clusters"
 
 CAPTURED = "captured"
 NOT_ASKED = "not asked for"
@@ -58,6 +59,24 @@ class AttentionTrace:
 
 
 @dataclass(frozen=True)
+class ClusterTrace:
+    """The geometry of the states at one depth, for each selection of tokens (B, S); see `probes.capture.clusters`.
+
+    `energy` (B, S, 4), by beta; `count` and `persistence` (B, S, 3), by threshold; all else (B, S). NaN where a
+    selection has fewer than two tokens; `persistence` also at the first depth.
+    """
+
+    tokens: Tensor
+    mean_cosine: Tensor
+    energy: Tensor
+    count: Tensor
+    persistence: Tensor
+    matrix_entropy: Tensor
+    anisotropy: Tensor
+    effective_rank: Tensor
+
+
+@dataclass(frozen=True)
 class ResidualTrace:
     """The residual stream at one depth, over all positions and dimensions of a sequence.
 
@@ -66,7 +85,8 @@ class ResidualTrace:
     state of each token and that of the sequence's first, NaN at padding. `saturated` (B,): whether the largest
     magnitude is at least half of the largest number of the states' dtype, so that a sum of two would overflow.
 
-    None unless asked for: `context_nearest` and `context_mean` (B,), see `probes.capture.contexts`.
+    None unless asked for: `context_nearest` and `context_mean` (B,), see `probes.capture.contexts`; `clusters`, and
+    `clusters_shuffled` of its baseline.
     """
 
     top_activation: Tensor
@@ -77,6 +97,8 @@ class ResidualTrace:
     saturated: Tensor
     context_nearest: Tensor | None = None
     context_mean: Tensor | None = None
+    clusters: ClusterTrace | None = None
+    clusters_shuffled: ClusterTrace | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +178,8 @@ class Trace:
 
     @property
     def available(self) -> frozenset[str]:
-        """What probes find in this trace: some of `attention`, `values`, `residual`, `contexts` and `walks`."""
+        """What probes find in this trace: some of `attention`, `values`, `residual`, `contexts`, `walks`
+        and `clusters`."""
         joined = self._joined()
         there = {
             ATTENTION: bool(joined.layers),
@@ -164,6 +187,7 @@ class Trace:
             RESIDUAL: bool(joined.depths),
             CONTEXTS: bool(joined.depths) and joined.depths[0].context_nearest is not None,
             WALKS: bool(joined.layers) and joined.layers[0].walk_entropy is not None,
+            CLUSTERS: bool(joined.depths) and joined.depths[0].clusters is not None,
         }
         return frozenset(name for name, found in there.items() if found)
 
@@ -198,7 +222,7 @@ def _join(passes: Sequence[Pass]) -> Pass:
     )
 
 
-_Part = TypeVar("_Part", AttentionTrace, ResidualTrace)
+_Part = TypeVar("_Part", AttentionTrace, ResidualTrace, ClusterTrace)
 
 
 def _concatenate(parts: Sequence[_Part]) -> _Part:
@@ -208,6 +232,8 @@ def _concatenate(parts: Sequence[_Part]) -> _Part:
     return type(parts[0])(**joined)
 
 
-def _along_sequences(values: Sequence[Tensor | None]) -> Tensor | None:
-    there = [value for value in values if value is not None]
-    return torch.cat(there) if len(there) == len(values) else None
+def _along_sequences(values: Sequence[Any]) -> Any:
+    """Tensors, or traces of them, joined along the sequences; None where some are None."""
+    if any(value is None for value in values):
+        return None
+    return torch.cat(list(values)) if isinstance(values[0], Tensor) else _concatenate(values)

@@ -9,11 +9,12 @@ from numbers import Integral
 from torch import Tensor
 
 from ontogeny.errors import OntogenyError
+from ontogeny.probes.capture.clusters import ClusterStream
 from ontogeny.probes.capture.contexts import EqualTokens
-from ontogeny.probes.capture.trace import ATTENTION, CONTEXTS, RESIDUAL, VALUES, WALKS
+from ontogeny.probes.capture.trace import ATTENTION, CLUSTERS, CONTEXTS, RESIDUAL, VALUES, WALKS
 
 USUAL = frozenset({ATTENTION, RESIDUAL})
-EVERYTHING = USUAL | {VALUES, CONTEXTS, WALKS}
+EVERYTHING = USUAL | {VALUES, CONTEXTS, WALKS, CLUSTERS}
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Wanted:
     @property
     def residual(self) -> bool:
         """Whether something of the residual stream is."""
-        return bool(self.needs & {RESIDUAL, CONTEXTS})
+        return bool(self.needs & {RESIDUAL, CONTEXTS, CLUSTERS})
 
     def equal_tokens(self, name: str, ids: Tensor | None, valid: Tensor | None) -> EqualTokens | None:
         """The pairs of equal tokens of a pass on `ids` (B, T), where its states are to be compared.
@@ -73,6 +74,10 @@ class Wanted:
                 f"{name} was given no token ids, which `contexts` and `walks` are about: leave them out"
             )
         return EqualTokens.find(ids, valid) if ids is not None and CONTEXTS in self.needs else None
+
+    def cluster_stream(self, valid: Tensor | None) -> ClusterStream | None:
+        """What takes the geometry of a pass's states, where it is asked for; `valid` (B, T) is False at padding."""
+        return ClusterStream(valid) if CLUSTERS in self.needs else None
 
     def refuse_absent_layers(self, layers: int) -> None:
         """Raise OntogenyError where a map is asked for of a layer that the model does not have."""

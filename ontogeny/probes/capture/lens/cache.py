@@ -57,8 +57,9 @@ def trace_of(cache: Any, *, needs: Collection[str] = USUAL, maps: Collection[int
     depths: tuple[ResidualTrace, ...] = ()
     if wanted.residual:
         states = [read("blocks.0.", "hook_in"), *(read(f"blocks.{layer}.", "hook_out") for layer in range(layers))]
+        clusters = wanted.cluster_stream(padding)
         with torch.no_grad():
-            depths = tuple(reduce_residual(state, padding, equal) for state in states)
+            depths = tuple(reduce_residual(state, padding, equal, clusters) for state in states)
     residual = CAPTURED if wanted.residual else NOT_ASKED
     if wanted.attention:
         one = Pass(valid.shape[1], tuple(traces), depths, CAPTURED, updates_of(traces), ids, residual)

@@ -56,7 +56,8 @@ class LensRecorder:
         if inputs.unmasked and isinstance(inputs.get("input_ids"), Tensor):
             refuse_hidden_padding(self.bridge, inputs.get("input_ids"))
         self.ids = inputs.token_ids
-        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid))
+        equal = self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid)
+        self.residual.begin(inputs.valid, equal, self.wanted.cluster_stream(inputs.valid))
         self._forget()
 
     def finish(self) -> Pass:

@@ -1,0 +1,154 @@
+"""The geometry of a depth's states: on the sphere their energies and clusters, raw the spectrum of their matrix.
+
+Blocks are the time of the self-attention model (arXiv 2312.10794, 2410.06833). Every depth is reduced as it passes; of
+the one before, only the tokens' memberships are kept. A selection with fewer than two tokens has no geometry: NaN.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ontogeny.probes.capture.finite import require_finite
+from ontogeny.probes.capture.linkage import adjusted_rand, linked
+from ontogeny.probes.capture.selection import selections
+from ontogeny.probes.capture.spectrum import spectral_measures
+from ontogeny.probes.capture.trace import ClusterTrace
+
+BETAS = (1.0, 2.0, 4.0, 8.0)
+THRESHOLDS = (0.9, 0.99, 0.999)
+SHUFFLE_SEED = 20241009
+SAMPLE_SEED = 20231217
+TOKENS_AT_MOST = 4096  # whose pairs are taken; above, a sample stands for all
+_COSINES_AT_ONCE = 2**24
+_KERNEL_AT_ONCE = 2**18
+
+
+class ClusterStream:
+    """Reduces the depths of one pass, one after the other; `valid` (B, T) is False at padding."""
+
+    def __init__(self, valid: Tensor | None) -> None:
+        self.valid = valid
+        self._members: dict[str, Tensor] = {}
+
+    def reduce(self, state: Tensor) -> tuple[ClusterTrace, ClusterTrace]:
+        """The next depth's geometry and that of its shuffled baseline; state (B, T, d).
+
+        In the baseline the values of each dimension are permuted over the selection's tokens, each on its own. The
+        permutations are the same for every sequence and depth. Raises OntogenyError where a state is not finite.
+        """
+        state = state if state.dtype == torch.float64 else state.float()
+        if self.valid is not None:
+            state = state.masked_fill(~self.valid[..., None], 0)
+        require_finite(state)
+        counted = selections(state, self.valid).transpose(0, 1)
+        found = self._measured("states", state, counted)
+        parts = [
+            self._measured(f"shuffled {kind}", shuffled(state, one), one[:, None])
+            for kind, one in enumerate(counted.unbind(1))
+        ]
+        baseline = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in vars(found)}
+        return found, ClusterTrace(**baseline)
+
+    def _measured(self, name: str, state: Tensor, counted: Tensor) -> ClusterTrace:
+        """The geometry of states (B, T, d) for counted tokens (B, S, T), and how it hangs on the last one's `name`."""
+        point = directions(state)
+        cosine = mean_cosine(point, counted)
+        entropy, anisotropy, rank = spectral_measures(state, counted)
+        sample = sampled(state.shape[1])
+        if sample is not None:
+            places = torch.from_numpy(sample).to(state.device)
+            point, counted = point[:, places], counted[..., places]
+        few = counted.sum(-1) < 2
+        energies, members = pairwise(point, counted)
+        before, self._members[name] = self._members.get(name), members
+        count = members.amax(-1).double()
+        persistence = torch.full_like(count, torch.nan) if before is None else adjusted_rand(before, members)
+        return ClusterTrace(
+            tokens=counted.sum(-1, dtype=torch.int32),
+            mean_cosine=cosine.masked_fill(few, torch.nan),
+            energy=energies.masked_fill(few[..., None], torch.nan),
+            count=count.masked_fill(few[..., None], torch.nan),
+            persistence=persistence,
+            matrix_entropy=entropy.masked_fill(few, torch.nan),
+            anisotropy=anisotropy.masked_fill(few, torch.nan),
+            effective_rank=rank.masked_fill(few, torch.nan),
+        )
+
+
+def directions(state: Tensor) -> Tensor:
+    """The states (B, T, d) on the unit sphere; a zero state has no direction and stays zero: its cosines are 0."""
+    largest = state.abs().amax(-1, keepdim=True)
+    scaled = state / largest.masked_fill(largest == 0, 1)  # whose squares neither overflow nor vanish
+    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    return scaled / norm.masked_fill(norm == 0, 1)
+
+
+def mean_cosine(point: Tensor, counted: Tensor) -> Tensor:
+    """The mean cosine (B, S) of pairs i != j of counted tokens, from the sum of their directions, in float64."""
+    weight = counted.double()
+    total = (weight @ point.double()).square().sum(-1)
+    alone = (weight @ point.double().square().sum(-1, keepdim=True))[..., 0]
+    tokens = weight.sum(-1)
+    return (total - alone) / (tokens * (tokens - 1))
+
+
+def pairwise(point: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Energies (B, S, len(BETAS)) and labels (B, S, len(THRESHOLDS), T), the cosines of a few sequences at a time."""
+    step = max(1, _COSINES_AT_ONCE // point.shape[1] ** 2)
+    found = []
+    for some, chosen in zip(point.split(step), counted.split(step), strict=True):
+        cosine = some @ some.mT
+        found.append((energy(cosine, chosen), linked(cosine, chosen, THRESHOLDS)))
+    return torch.cat([one for one, _ in found]), torch.cat([labels for _, labels in found])
+
+
+def energy(cosine: Tensor, counted: Tensor) -> Tensor:
+    """E_beta = sum over pairs, i = j too, of exp(beta (cosine - 1)), over 2 beta n^2 (arXiv 2410.06833): (B, S, betas).
+
+    `cosine` (B, T, T), a few rows at a time, `counted` (B, S, T); summed in float64.
+    """
+    weight = counted.double()
+    sums = weight.new_zeros(*weight.shape[:2], len(BETAS))
+    step = max(1, _KERNEL_AT_ONCE // (cosine.shape[0] * cosine.shape[-1]))
+    for rows, chosen in zip(cosine.split(step, 1), weight.split(step, 2), strict=True):
+        exponent = rows.double() - 1
+        for index, beta in enumerate(BETAS):
+            sums[..., index] += (chosen @ (beta * exponent).exp() * weight).sum(-1)
+    betas = torch.tensor(BETAS, dtype=torch.float64, device=cosine.device)
+    return sums / (2 * betas * weight.sum(-1, keepdim=True).square())
+
+
+def sampled(length: int) -> np.ndarray | None:
+    """The positions whose pairs stand for all of a sequence, in order, seeded; None where all are taken."""
+    if length <= TOKENS_AT_MOST:
+        return None
+    return np.sort(np.random.default_rng(SAMPLE_SEED).choice(length, TOKENS_AT_MOST, replace=False))
+
+
+def shuffled(state: Tensor, counted: Tensor) -> Tensor:
+    """States (B, T, d) with each dimension's values permuted over the counted tokens (B, T), the others zero.
+
+    A dimension's permutation of all places is followed from a counted token on to the next counted one. That is a
+    permutation of these, every one as likely as any other, and it hardly changes where a token more is left out.
+    """
+    following = _permutations(*state.shape[1:]).to(state.device)
+    source = following.repeat(len(state), 1, 1)
+    left_out = counted[:, :, None] & ~counted.gather(1, source.flatten(1)).view_as(source)
+    sequence, place, dimension = left_out.nonzero(as_tuple=True)
+    while len(sequence):
+        onward = following[source[sequence, place, dimension], dimension]
+        source[sequence, place, dimension] = onward
+        still = ~counted[sequence, onward]
+        sequence, place, dimension = sequence[still], place[still], dimension[still]
+    return state.gather(1, source).masked_fill(~counted[..., None], 0)
+
+
+@lru_cache(maxsize=1)
+def _permutations(length: int, width: int) -> Tensor:
+    """A permutation of the places for each dimension, (T, d)."""
+    places = np.arange(length)[:, None].repeat(width, axis=1)
+    return torch.from_numpy(np.random.default_rng(SHUFFLE_SEED).permuted(places, axis=0))
