@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.checkpoint import Checkpoint
     from ontogeny.dynamics.observer import Observer
     from ontogeny.dynamics.opening import Scan, open_scan
+    from ontogeny.dynamics.particles.simulate import simulate
     from ontogeny.dynamics.published import load_pythia
     from ontogeny.dynamics.scan import scan
     from ontogeny.dynamics.series import Series
@@ -64,6 +65,7 @@ __all__ = [
     "plots",
     "predict",
     "scan",
+    "simulate",
     "trace_of",
     "trace_of_arrays",
 ]
@@ -90,6 +92,7 @@ _HOMES = {
     "open_state_dicts": "ontogeny.dynamics.sources.state_dicts",
     "predict": "ontogeny.fitting.architecture",
     "scan": "ontogeny.dynamics.scan",
+    "simulate": "ontogeny.dynamics.particles.simulate",
     "trace_of": "ontogeny.probes.capture",
     "trace_of_arrays": "ontogeny.probes.capture",
 }

@@ -1,0 +1,176 @@
+"""Integration in steps of adapted size: plateaus that last e^beta are crossed in few steps, mergers in small ones.
+
+Two things make that possible. Particles at one place are left out of one another's pull (`Model.velocity`), so that
+steps see pulls far below the rounding of a cluster's own. And particles that have come within 1e-7 are tied: they move
+as one from then on. Untied they would contract towards one another at a rate of one for as long as the plateau lasts,
+and an explicit step cannot be longer than a few times that. Tying changes the state by less than 1e-7, and what follows
+by the square of it, since particles at one place have equal velocities; under a causal mask or noise they do not, and
+with V other than the identity they may part again, so that nothing is tied there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ontogeny.dynamics.particles.components import labels
+from ontogeny.dynamics.particles.dormand_prince import ORDER, Trial, attempt
+from ontogeny.dynamics.particles.model import Model
+from ontogeny.dynamics.particles.sphere import normalised
+from ontogeny.dynamics.particles.step import Step
+
+TIE = 1e-7
+SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+MEMORY = 0.04  # the exponent of the last error in the controller, which calms steps that stability limits
+
+
+@dataclass(frozen=True)
+class Moving:
+    """Trajectories on their way: one row each, of every field.
+
+    `group` (m, n) is the least index that a particle is tied to; `h` (m,) the size to try next, `last_error` (m,) that
+    of the last step, over the tolerance; `fresh` (m,) whether the last try succeeded.
+    """
+
+    rows: Tensor
+    beta: Tensor
+    t: Tensor
+    x: Tensor
+    velocity: Tensor
+    group: Tensor
+    h: Tensor
+    last_error: Tensor
+    fresh: Tensor
+
+    def at(self, which: Tensor) -> Moving:
+        """The trajectories `which`."""
+        return Moving(**{name: value[which] for name, value in vars(self).items()})
+
+    @property
+    def together(self) -> Tensor:
+        """Which particles are tied to which, (m, n, n)."""
+        return self.group[:, :, None] == self.group[:, None, :]
+
+
+def adaptive(
+    model: Model,
+    beta: Tensor,
+    x: Tensor,
+    *,
+    horizon: float,
+    tolerance: float,
+    budget: int,
+    tries: Tensor,
+    tying: bool = True,
+) -> Iterator[Step]:
+    """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), until the horizon or until settled.
+
+    A trajectory is settled once all of its particles are tied. The error of each step is at most `tolerance` in every
+    coordinate. `tries` (B,) is counted up by every step tried, and a trajectory stops after `budget` of them.
+    """
+    tying = tying and model.values_are_identity and not model.causal
+    moving = _start(model, beta, x, horizon, tolerance)
+    if tying:
+        moving = _tied(model, moving)
+    while len(moving.rows):
+        h = torch.minimum(moving.h, horizon - moving.t)
+        together = moving.together
+        trial = attempt(
+            lambda at, beta=moving.beta, together=together: model.velocity(at, beta, together),
+            moving.x,
+            moving.velocity,
+            h[:, None, None],
+        )
+        tries[moving.rows] += 1
+        accepted = trial.error <= tolerance
+        start = moving.t
+        moving = _after(moving, trial, h, accepted, horizon, tolerance)
+        if tying:
+            moving = _tied(model, moving)
+        settled = (moving.group == 0).all(-1)
+        done = accepted.nonzero()[:, 0]
+        if len(done):
+            inside = _Accepted(trial, done)
+            yield Step(moving.rows[done], start[done], moving.t[done], moving.x[done], inside, settled[done])
+        going = ~settled & (moving.t < horizon) & (tries[moving.rows] < budget)
+        if not going.all():
+            moving = moving.at(going)
+
+
+@dataclass(frozen=True)
+class _Accepted:
+    """The interpolant of those trajectories of a trial that were accepted."""
+
+    trial: Trial
+    done: Tensor
+
+    def at(self, which: Tensor, share: Tensor) -> Tensor:
+        return self.trial.at(self.done[which], share)
+
+
+def _start(model: Model, beta: Tensor, x: Tensor, horizon: float, tolerance: float) -> Moving:
+    """The trajectories at time 0, with a first step that would be right for a velocity that turns by itself."""
+    batch, n = x.shape[:2]
+    beta = beta[:, None, None]
+    velocity = model.velocity(x, beta)
+    speed = velocity.abs().amax((-2, -1))
+    return Moving(
+        rows=torch.arange(batch),
+        beta=beta,
+        t=x.new_zeros(batch),
+        x=x,
+        velocity=velocity,
+        group=torch.arange(n).repeat(batch, 1),
+        h=(tolerance ** (1 / ORDER) / speed).clamp(max=horizon),
+        last_error=x.new_ones(batch),
+        fresh=torch.ones(batch, dtype=torch.bool),
+    )
+
+
+def _after(moving: Moving, trial: Trial, h: Tensor, accepted: Tensor, horizon: float, tolerance: float) -> Moving:
+    """The trajectories after a trial: those that were accepted have moved, and every step size is adapted."""
+    error = (trial.error / tolerance).nan_to_num(nan=math.inf, posinf=math.inf)
+    factor = SAFETY * error.clamp(min=1e-12) ** -(1 / ORDER - 0.75 * MEMORY) * moving.last_error**MEMORY
+    most = torch.where(accepted & moving.fresh, GROW, 1.0)
+    ends = h >= horizon - moving.t
+    moved = accepted[:, None, None]
+    return replace(
+        moving,
+        t=torch.where(accepted, torch.where(ends, horizon, moving.t + h), moving.t),
+        x=torch.where(moved, trial.x, moving.x),
+        velocity=torch.where(moved, trial.k[-1], moving.velocity),
+        h=h * factor.clamp(min=SHRINK).minimum(most),
+        last_error=torch.where(accepted, error.clamp(min=1e-4), moving.last_error),
+        fresh=accepted,
+    )
+
+
+def _tied(model: Model, moving: Moving) -> Moving:
+    """The trajectories with those particles tied that have come within 1e-7 and draw nearer, or are at one place."""
+    close = (moving.x @ moving.x.mT > 1 - TIE**2 / 2) & ~moving.together
+    found = close.flatten(1).any(-1).nonzero()[:, 0]
+    if not len(found):
+        return _held(moving)
+    some = moving.at(found)
+    close = close[found]
+    which, i, j = close.nonzero(as_tuple=True)
+    apart = some.x[which, i] - some.x[which, j]
+    parting = (apart * (some.velocity[which, i] - some.velocity[which, j])).sum(-1) > 0
+    close[which, i, j] = ~parting
+    group = labels(close | some.together)
+    member = (group[:, :, None] == group[:, None, :]).to(some.x.dtype)
+    x = normalised(member @ some.x).gather(1, group[..., None].expand_as(some.x))
+    some = replace(some, x=x, group=group)
+    velocity = model.velocity(x, some.beta, some.together)
+    state, speed, groups = moving.x.clone(), moving.velocity.clone(), moving.group.clone()
+    state[found], speed[found], groups[found] = x, velocity, group
+    return _held(replace(moving, x=state, velocity=speed, group=groups))
+
+
+def _held(moving: Moving) -> Moving:
+    """The trajectories with tied particles at exactly one place, whatever rounding did."""
+    return replace(moving, x=moving.x.gather(1, moving.group[..., None].expand_as(moving.x)))

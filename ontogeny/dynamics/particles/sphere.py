@@ -1,0 +1,46 @@
+"""The unit sphere: normalised states, tangents, and where particles start. States are (..., n, d), float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+CENTRE_DRAWS = 64
+
+
+def normalised(x: Tensor) -> Tensor:
+    """x on the sphere: every state divided by its norm."""
+    return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+
+
+def tangent(x: Tensor, y: Tensor) -> Tensor:
+    """P_x y = y - <x, y> x, for x on the sphere."""
+    return torch.addcmul(y, (x * y).sum(-1, keepdim=True), x, value=-1)
+
+
+def uniform(rng: np.random.Generator, particles: int, dimension: int) -> np.ndarray:
+    """Independent uniform states, (n, d)."""
+    x = rng.standard_normal((particles, dimension))
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def caps(rng: np.random.Generator, particles: int, dimension: int, count: int, radius: float) -> np.ndarray:
+    """States in `count` caps, each uniform in its cap of angular `radius`, to first order in the radius, (n, d).
+
+    The centres are the best separated of 64 uniform draws: those whose largest inner product is least. Neighbouring
+    particles share a cap, and the caps' sizes differ by one at most.
+    """
+    draws = [uniform(rng, count, dimension) for _ in range(CENTRE_DRAWS)]
+    centres = min(draws, key=_nearest)[np.arange(particles) * count // particles]
+    sideways = rng.standard_normal((particles, dimension))
+    sideways -= (sideways * centres).sum(-1, keepdims=True) * centres
+    sideways /= np.linalg.norm(sideways, axis=-1, keepdims=True)
+    angle = radius * rng.uniform(size=(particles, 1)) ** (1 / (dimension - 1))
+    return np.cos(angle) * centres + np.sin(angle) * sideways
+
+
+def _nearest(centres: np.ndarray) -> float:
+    """The largest inner product of two centres; -1 for a single one."""
+    pairs = (centres @ centres.T)[np.triu_indices(len(centres), 1)]
+    return float(pairs.max(initial=-1.0))
