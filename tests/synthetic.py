@@ -197,7 +197,7 @@ def with_kinds(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def with_clusters(dataset: xr.Dataset, tokens: int = 60, baselines: bool = True, seed: int = 2) -> xr.Dataset:
-    """The dataset with the variables of the probe `clusters`, and the random tokens' unless `baselines` is False.
+    """The dataset with the variables of the probe `clusters`, and those of random tokens unless `baselines` is False.
 
     Tokens gather in a few clusters in the middle depths from about step 300 on; without sinks they gather less. The
     shuffled and the random tokens' numbers stay about what they are at the first step.
@@ -211,12 +211,9 @@ def with_clusters(dataset: xr.Dataset, tokens: int = 60, baselines: bool = True,
     thresholds, betas = np.array([0.9, 0.99, 0.999]), np.array([1.0, 2.0, 4.0, 8.0])
     own = _cluster_numbers(gathered * noise, tokens, thresholds, betas)
     chance = _cluster_numbers(0.04 * noise, tokens, thresholds, betas)
-    shuffled = ("mean_cosine", "cluster_count", "energy", "effective_rank", "plateau_share")
-    found = own | {f"{name}_shuffled": chance[name] for name in shuffled}
-    found["cluster_persistence"] = (own["plateau_share"][0], 0.3 + 0.7 * own["plateau_share"][1], {"units": "1"})
-    if baselines:
-        of_chance = [name for name in chance if name != "cluster_tokens"]
-        found |= {f"{name}_random": chance[name] for name in of_chance}
+    of_chance = [name for name in chance if name != "cluster_tokens"]
+    kinds = ("_shuffled", "_random") if baselines else ("_shuffled",)
+    found = own | {f"{name}{kind}": chance[name] for kind in kinds for name in of_chance}
     coords = {"selection": np.array(["all", "without_sinks"], object), "threshold": thresholds, "beta": betas}
     return dataset.assign(found).assign_coords(coords)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from ontogeny.plots.ablation import loss
 from ontogeny.plots.emergence import emergence
 from ontogeny.plots.events import events
+from ontogeny.plots.lags import lags
 from ontogeny.plots.massive import massive_ratio
+from ontogeny.plots.metastability import metastability
 from ontogeny.plots.predicted import predicted
 from ontogeny.plots.report import write_report
 from ontogeny.plots.sinks import sink_heads, sink_rate
@@ -15,9 +17,11 @@ from ontogeny.plots.waivers import waivers
 __all__ = [
     "emergence",
     "events",
+    "lags",
     "loss",
     "massive_ratio",
     "massive_sites",
+    "metastability",
     "predicted",
     "sink_heads",
     "sink_rate",

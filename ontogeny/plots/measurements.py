@@ -17,6 +17,7 @@ _PROBES = {  # how the names of a probe's variables begin
     "waivers": ("value_norm", "update_norm", "waiver_rate"),
     "secondary": ("secondary_",),
     "ablation": ("loss",),
+    "clusters": ("cluster_", "plateau_", "mean_cosine", "energy", "matrix_entropy", "anisotropy", "effective_rank"),
     "massive": ("",),
 }
 _OF_ATTENTION = ("sinks", "waivers")
@@ -65,14 +66,14 @@ def sink_rates(dataset: xr.Dataset, epsilon: float = EPSILON, position: int = PO
     Source: arXiv 2410.10781. Raises OntogenyError where it was not measured.
     """
     require(dataset, "the sink rate", "sink_rate")
-    rate = _pick(_pick(dataset["sink_rate"], "epsilon", epsilon), "position", position)
+    rate = pick(pick(dataset["sink_rate"], "epsilon", epsilon), "position", position)
     return rate.transpose("checkpoint", "layer", "head")
 
 
 def of_key(dataset: xr.Dataset, what: str, name: str, position: int = POSITION) -> xr.DataArray:
     """A variable of every head (checkpoint, layer, head) at one key position. Raises OntogenyError where missing."""
     require(dataset, what, name)
-    return _pick(dataset[name], "position", position).transpose("checkpoint", "layer", "head")
+    return pick(dataset[name], "position", position).transpose("checkpoint", "layer", "head")
 
 
 def waiver_bounds(dataset: xr.Dataset) -> tuple[float, float]:
@@ -80,7 +81,8 @@ def waiver_bounds(dataset: xr.Dataset) -> tuple[float, float]:
     return float(dataset.attrs.get("waiver_epsilon", EPSILON)), float(dataset.attrs.get("waiver_value", WAIVER_VALUE))
 
 
-def _pick(array: xr.DataArray, dim: str, wanted: float) -> xr.DataArray:
+def pick(array: xr.DataArray, dim: str, wanted: float) -> xr.DataArray:
+    """The part of `array` at one value of a coordinate. Raises OntogenyError where that was not measured."""
     measured = array[dim].values
     nearest = int(np.abs(measured - wanted).argmin())
     if abs(float(measured[nearest]) - wanted) > 1e-4:

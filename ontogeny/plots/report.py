@@ -18,10 +18,13 @@ from plotly.offline import get_plotlyjs
 
 from ontogeny.dataset import HasDataset
 from ontogeny.errors import OntogenyError
+from ontogeny.fitting import lags as correlate
 from ontogeny.plots.ablation import loss
 from ontogeny.plots.axes import checkpoint_labels
+from ontogeny.plots.lags import lags
 from ontogeny.plots.massive import drawable, massive_ratio
 from ontogeny.plots.measurements import dataset_of, require, series_name, shorten
+from ontogeny.plots.metastability import metastability
 from ontogeny.plots.sinks import sink_heads, sink_rate
 from ontogeny.plots.sites import massive_sites
 from ontogeny.plots.summary import summarise
@@ -83,6 +86,7 @@ def render(scan: xr.Dataset | HasDataset, fits: xr.Dataset | None, failures: Seq
         _sinks_section(dataset, drawn),
         _waivers_section(dataset, drawn),
         _massive_section(dataset, fits, drawn),
+        _metastability_section(dataset, drawn),
         _ablation_section(dataset, drawn),
         _section("Checkpoints", checkpoint_table(dataset)),
         _audit_section(dataset),
@@ -213,6 +217,46 @@ def _massive_section(dataset: xr.Dataset, fits: xr.Dataset | None, drawn: dict[s
     )
     table = "" if fits is None else f"<h3>Fitted curves</h3>\n{fit_table(fits)}"
     return _section("Massive activations", f"{ratio}\n{table}\n{sites}")
+
+
+def _metastability_section(dataset: xr.Dataset, drawn: dict[str, go.Figure]) -> str:
+    if "cluster_count" not in dataset.data_vars:
+        return ""
+    defined = (
+        "Clusters are groups of tokens that chains of cosines above 0.9 between their states connect; a plateau is a "
+        "run of depths with the same number of clusters, more than one and fewer than the tokens, and about the same "
+        "members (metastability: arXiv 2312.10794, 2410.06833). Matrix entropy falls where the states take few "
+        "directions (the compression valley, arXiv 2510.06477). Shuffled states, each dimension permuted over the "
+        "tokens, show what chance gives: a count is told from it where the two differ."
+    )
+    parts = [
+        _clusters(dataset, drawn, "all", "Clusters of all tokens", defined),
+        _clusters(
+            dataset,
+            drawn,
+            "without_sinks",
+            "Clusters without sink tokens",
+            "The same without a sequence's first token and without tokens whose state's norm is far above the others'.",
+        ),
+    ]
+    if dataset.sizes["checkpoint"] > 1:
+        parts.append(
+            _figure(
+                drawn,
+                "lags",
+                "What moves with sinks and massive activations",
+                "Correlation of changes between neighbouring checkpoints; at a positive lag the clusters change so "
+                "many checkpoints after the sinks or the massive activations. Filled points have p of at most 0.05 "
+                "over all lags of their panel. Two things that emerge at once are correlated whatever their cause.",
+                lambda: lags(correlate(dataset)),
+            )
+        )
+    return _section("Metastability", "\n".join(parts))
+
+
+def _clusters(dataset: xr.Dataset, drawn: dict[str, go.Figure], selection: str, title: str, caption: str) -> str:
+    name = f"metastability-{selection.replace('_', '-')}"
+    return _figure(drawn, name, title, caption, lambda: metastability(dataset, selection))
 
 
 def _measured(dataset: xr.Dataset) -> str:

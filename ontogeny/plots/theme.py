@@ -20,6 +20,7 @@ PAPER = "#ffffff"
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 FONT_SIZE = 13
 TITLE_SPACE = 52  # px, of the top margin
+_COLUMN_GAP = 0.06  # of the plotting width
 KEY_SPACE = 64  # px, of the top margin: a legend or a key
 
 # Lightness changes steadily along each scale, so they keep their order in grey and for every kind of colour vision.
@@ -56,13 +57,26 @@ def escape(text: object) -> str:
     return html.escape(str(text), quote=False)
 
 
-def figure(title: str, subtitle: str, height: int, panels: Sequence[str] = (), spacing: float = 0.1) -> go.Figure:
-    """An empty figure in the project's template, with one row for each of `panels`' titles; texts are escaped here."""
+def figure(
+    title: str, subtitle: str, height: int, panels: Sequence[str] = (), spacing: float = 0.1, columns: int = 1
+) -> go.Figure:
+    """An empty figure in the project's template, with a panel for each of `panels`' titles, row by row.
+
+    `spacing` is the height between rows, of the plotting area. Texts are escaped here.
+    """
     fig = go.Figure()
     if panels:
         titles = [escape(panel) for panel in panels]
-        fig = make_subplots(rows=len(panels), cols=1, subplot_titles=titles, vertical_spacing=spacing)
-        fig.update_annotations(x=0, xanchor="left", font={"size": FONT_SIZE, "color": MUTED})
+        fig = make_subplots(
+            rows=len(panels) // columns,
+            cols=columns,
+            subplot_titles=titles,
+            vertical_spacing=spacing,
+            horizontal_spacing=_COLUMN_GAP,
+        )
+        starts = [axis.domain[0] for axis in fig.select_xaxes()]
+        for note, start in zip(fig.layout.annotations, starts, strict=True):
+            note.update(x=start, xanchor="left", font={"size": FONT_SIZE, "color": MUTED})
     fig.update_layout(template=TEMPLATE, height=height)
     fig.update_layout(title={"text": escape(title), "subtitle": {"text": escape(subtitle)}})
     fig.update_layout(margin_t=TITLE_SPACE + KEY_SPACE)
