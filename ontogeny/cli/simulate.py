@@ -241,8 +241,9 @@ def _draw(dataset: xr.Dataset, path: Path) -> None:
 def _write(dataset: xr.Dataset, out: Path) -> None:
     """Write the dataset beside `out`, then move it there, so that no half of one is left under its name."""
     partial = out.with_name(f".{out.name}.partial")
+    storable = dataset.assign(verdict=dataset["verdict"].astype(object))  # zarr has no format for <U11
     try:
-        dataset.to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
+        storable.to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
         partial.rename(out)
     except OSError as error:
         raise OntogenyError(f"the dataset cannot be written to {out}: {error.strerror or error}") from error

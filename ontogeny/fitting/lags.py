@@ -63,11 +63,11 @@ def lags(
 
     Over (driver, response, lag): `correlation`, Pearson's; `correlation_low` and `correlation_high`, its interval at
     `level` for that lag alone; `p_value`, of the largest over the lags, so that a 5 % bound holds for all lags of one
-    driver and response, not for all of them together; `pairs` (lag) of changes; `verdict`, "ok" or what the data
-    lack. Both allow for the autocorrelation of changes, by `replicates` resamples of blocks, and neither for changes
-    that are large at one time only: two things that emerge at once are correlated whatever their cause. As checkpoints
-    are often spaced by a ratio, the coordinate `lag_ratio` is the median ratio of the step at which the response has
-    changed to that of the driver, with `lag_ratio_low` and `lag_ratio_high` the extremes.
+    driver and response, not for all pairs of these together; `pairs` of changes; `verdict`, "ok" or what the data lack.
+    Interval and p-value allow for the autocorrelation of changes, by `replicates` resamples of blocks, but say nothing
+    of causes: two things that emerge at once are correlated. One abrupt change in each series is no evidence, and its
+    p-value says so. As checkpoints are often spaced by a ratio, the coordinate `lag_ratio` is the median ratio of the
+    step at which the response has changed to that of the driver; `lag_ratio_low` and `lag_ratio_high` are its extremes.
 
     Raises UsageError for what is no scan's dataset, one without the variables of `clusters`, and impossible options.
     """

@@ -99,7 +99,7 @@ def test_lags_have_a_panel_for_each_pair_and_fill_what_is_significant(dataset: x
 def test_lags_that_cannot_be_drawn_are_refused(dataset: xr.Dataset) -> None:
     with pytest.raises(OntogenyError, match=r"expected found.sel\(depth=...\)"):
         plots.lags(ontogeny.lags(dataset, by_depth=True, replicates=9))
-    with pytest.raises(OntogenyError, match="no correlation to draw: .* they are too few checkpoints"):
+    with pytest.raises(OntogenyError, match=r"no correlation to draw: .* they are too few checkpoints"):
         plots.lags(ontogeny.lags(dataset.isel(checkpoint=slice(4)), replicates=9))
 
 
