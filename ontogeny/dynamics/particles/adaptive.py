@@ -21,10 +21,11 @@ from ontogeny.dynamics.particles.components import labels
 from ontogeny.dynamics.particles.dormand_prince import ORDER, Trial, attempt
 from ontogeny.dynamics.particles.model import Model
 from ontogeny.dynamics.particles.sphere import normalised
-from ontogeny.dynamics.particles.step import Step
+from ontogeny.dynamics.particles.step import Step, pool_size
 
 TIE = 1e-7
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+REFILL = 0.75
 MEMORY = 0.04  # the exponent of the last error in the controller, which calms steps that stability limits
 
 
@@ -50,6 +51,10 @@ class Moving:
         """The trajectories `which`."""
         return Moving(**{name: value[which] for name, value in vars(self).items()})
 
+    def with_(self, more: Moving) -> Moving:
+        """These trajectories, and `more`."""
+        return Moving(**{name: torch.cat([value, getattr(more, name)]) for name, value in vars(self).items()})
+
     @property
     def together(self) -> Tensor:
         """Which particles are tied to which, (m, n, n)."""
@@ -69,14 +74,21 @@ def adaptive(
 ) -> Iterator[Step]:
     """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), until the horizon or until settled.
 
+    As many as fit the cache are on their way at a time; others begin as those end.
     A trajectory is settled once all of its particles are tied. The error of each step is at most `tolerance` in every
     coordinate. `tries` (B,) is counted up by every step tried, and a trajectory stops after `budget` of them.
     """
     tying = tying and model.values_are_identity and not model.causal
-    moving = _start(model, beta, x, horizon, tolerance)
-    if tying:
-        moving = _tied(model, moving)
-    while len(moving.rows):
+    rows = torch.arange(len(x))
+    size = pool_size(x.shape[1])
+    moving = _start(model, beta, x, rows[:0], horizon, tolerance)
+    while len(rows) or len(moving.rows):
+        if len(rows) and len(moving.rows) <= size * REFILL:
+            free = size - len(moving.rows)
+            moving = moving.with_(_start(model, beta, x, rows[:free], horizon, tolerance))
+            rows = rows[free:]
+            if tying:
+                moving = _tied(model, moving)
         h = torch.minimum(moving.h, horizon - moving.t)
         together = moving.together
         trial = attempt(
@@ -108,18 +120,18 @@ class _Accepted:
     trial: Trial
     done: Tensor
 
-    def at(self, which: Tensor, share: Tensor) -> Tensor:
-        return self.trial.at(self.done[which], share)
+    def path(self, which: Tensor, particle: Tensor) -> Tensor:
+        return self.trial.path(self.done[which], particle)
 
 
-def _start(model: Model, beta: Tensor, x: Tensor, horizon: float, tolerance: float) -> Moving:
-    """The trajectories at time 0, with a first step that would be right for a velocity that turns by itself."""
+def _start(model: Model, beta: Tensor, x: Tensor, rows: Tensor, horizon: float, tolerance: float) -> Moving:
+    """The trajectories `rows` at time 0, with a first step that is right where velocities turn by themselves in a unit of time."""
+    beta, x = beta[rows, None, None], x[rows]
     batch, n = x.shape[:2]
-    beta = beta[:, None, None]
     velocity = model.velocity(x, beta)
     speed = velocity.abs().amax((-2, -1))
     return Moving(
-        rows=torch.arange(batch),
+        rows=rows,
         beta=beta,
         t=x.new_zeros(batch),
         x=x,

@@ -57,12 +57,10 @@ class Trial:
     x: Tensor
     error: Tensor
 
-    def at(self, which: Tensor, share: Tensor) -> Tensor:
-        """The interpolated states (m, n, d) on the sphere of `which` (m,), at `share` (m,) of the step."""
-        powers = share[:, None] ** torch.arange(1, 5, dtype=share.dtype)
-        weights = powers @ INTERPOLANT.T
-        moved = torch.einsum("ms,smnd->mnd", weights, self.k[:, which])
-        return normalised(self.x0[which] + self.h[which] * moved)
+    def path(self, which: Tensor, particle: Tensor) -> Tensor:
+        """See `Inside.path`: of degree 4."""
+        turning = torch.tensordot(self.k[:, which, particle], INTERPOLANT, dims=([0], [0]))
+        return torch.cat([self.x0[which, particle, :, None], self.h[which] * turning], dim=-1)
 
 
 def attempt(velocity: Callable[[Tensor], Tensor], x: Tensor, velocity_there: Tensor, h: Tensor) -> Trial:
