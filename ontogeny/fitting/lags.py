@@ -9,7 +9,7 @@ import xarray as xr
 
 from ontogeny.dataset import HasDataset, ratio_of_means
 from ontogeny.errors import UsageError
-from ontogeny.fitting.correlation import BLOCK_FACTOR, LEAST_PAIRS, Correlations, constant, correlate
+from ontogeny.fitting.correlation import LEAST_PAIRS, Correlations, constant, correlate
 from ontogeny.fitting.scan import CARRIED, LEVEL, RATIO_OF, fitted_checkpoints
 
 if TYPE_CHECKING:
@@ -236,9 +236,9 @@ def _ratios(steps: Array, offsets: list[int]) -> dict[str, tuple[str, Array, dic
 
 def _definitions(by_depth: bool) -> dict[str, str]:
     defined = DRIVERS | {f"response_{name}": text for name, text in (AT_DEPTH if by_depth else RESPONSES).items()}
-    blocks = f"blocks of {BLOCK_FACTOR:g} times the root of the number of changes"
+    blocks = "blocks of sqrt(changes) (1 + r), r the product of both autocorrelations at lag 1 where positive"
     return defined | {
         "change": "difference between neighbouring checkpoints",
         "interval": f"Fisher's z, standard error over resamples of moving {blocks}, Student's quantile",
-        "test": f"largest |correlation| over the lags against that of drivers turned and shuffled in {blocks}",
+        "test": f"largest |correlation| over the lags against that of drivers shuffled in {blocks}",
     }

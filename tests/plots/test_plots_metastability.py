@@ -106,7 +106,7 @@ def test_lags_that_cannot_be_drawn_are_refused(dataset: xr.Dataset) -> None:
 def test_the_report_has_a_section_only_where_clusters_were_measured(tmp_path: Path, dataset: xr.Dataset) -> None:
     _, page, figures = read(plots.write_report(dataset, None, tmp_path / "r.html"))
     assert {"metastability-all", "metastability-without-sinks", "lags"} <= figures.keys()
-    assert "\nMetastability\n" in page.text and "a plateau is a run of depths" in page.text
+    assert "\nMetastability\n" in page.text and "A plateau is a run of depths" in page.text
     np.testing.assert_allclose(
         array(figures["metastability-without-sinks"]["data"][0]["customdata"]),
         measured(dataset, "cluster_count", "without_sinks", 0.9).values.T,
