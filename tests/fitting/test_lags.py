@@ -18,10 +18,11 @@ STEPS = (0, *(2**i for i in range(30)))
 
 @pytest.fixture(scope="module")
 def dataset() -> xr.Dataset:
-    """The valley wanders, so that its depth changes."""
+    """Every depth has changes of its own: the first and the last too, and the valley wanders."""
     made = with_clusters(scan_dataset(STEPS, layers=4))
-    noise = np.random.default_rng(9).uniform(0.5, 1.5, made["matrix_entropy"].shape)
-    return made.assign(matrix_entropy=made["matrix_entropy"] * noise)
+    draw = np.random.default_rng(9)
+    names = ("cluster_count", "plateau_share", "mean_cosine", "matrix_entropy", "anisotropy")
+    return made.assign({name: made[name] * draw.uniform(0.5, 1.5, made[name].shape) + 0.1 for name in names})
 
 
 @pytest.fixture(scope="module")

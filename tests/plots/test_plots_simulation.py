@@ -36,10 +36,16 @@ def test_energy_and_count_of_each_beta_are_drawn_over_the_time(circle: xr.Datase
 
 
 def test_particles_on_the_circle_are_their_angles_without_jumps(circle: xr.Dataset) -> None:
+    """All are turned, so that the first crosses the cut of the angle."""
+    cut = circle["state"].sel(beta=3, sample=0, particle=0).mean("time").values
+    turned = np.pi - np.arctan2(cut[1], cut[0])
+    turn = np.array([[np.cos(turned), np.sin(turned)], [-np.sin(turned), np.cos(turned)]])
+    circle = circle.assign(state=(circle["state"].dims, circle["state"].values @ turn))
     fig = plots.simulation(circle, betas=[3])
     paths = fig.data[2:]
     assert len(paths) == 5
     states = circle["state"].sel(beta=3, sample=0).transpose("particle", "time", "axis").values
+    assert np.ptp(np.sign(states[0, :, 1])) == 2
     for trace, state in zip(paths, states, strict=True):
         angle = np.pi * np.asarray(trace.y)
         np.testing.assert_allclose(np.stack([np.cos(angle), np.sin(angle)], -1), state, atol=1e-9)
