@@ -75,7 +75,7 @@ def figure(
             vertical_spacing=spacing,
             horizontal_spacing=_COLUMN_GAP,
         )
-        starts = [axis.domain[0] for axis in fig.select_xaxes()]
+        starts = [axis.domain[0] for axis, title in zip(fig.select_xaxes(), titles, strict=True) if title]
         for note, start in zip(fig.layout.annotations, starts, strict=True):
             note.update(x=start, xanchor="left", font={"size": FONT_SIZE, "color": MUTED})
     fig.update_layout(template=TEMPLATE, height=height)

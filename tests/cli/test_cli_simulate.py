@@ -16,7 +16,7 @@ from ontogeny.cli.main import app
 from ontogeny.cli.simulate import read_betas
 from ontogeny.errors import UsageError
 
-SMALL = ("--particles", "5", "--beta", "1,3", "--samples", "2", "--horizon", "50")
+SMALL = ("--particles", "5", "--beta", "1,3", "--samples", "2", "--horizon", "20")
 
 
 def run(*arguments: object) -> Result:
@@ -25,7 +25,7 @@ def run(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def expected() -> xr.Dataset:
-    return ontogeny.simulate(5, 2, (1.0, 3.0), samples=2, horizon=50.0)
+    return ontogeny.simulate(5, 2, (1.0, 3.0), samples=2, horizon=20.0)
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
@@ -88,7 +88,7 @@ def test_a_spent_step_budget_is_told_and_keeps_its_part(tmp_path: Path) -> None:
 def test_matrices_are_read(tmp_path: Path) -> None:
     turn = np.stack([np.eye(2), [[0.0, 1.0], [-1.0, 0.0]]])
     np.savez(tmp_path / "m.npz", V=turn)
-    told = json.loads(run(*SMALL, "--matrices", tmp_path / "m.npz", "--json").stdout)
+    told = json.loads(run(*SMALL[:-1], "1", "--matrices", tmp_path / "m.npz", "--json").stdout)
     assert told["settings"]["heads"] == 2 and told["settings"]["identity"] == "Q, K"
 
 

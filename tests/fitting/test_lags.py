@@ -121,6 +121,9 @@ def test_what_is_missing_is_a_verdict() -> None:
     here = nine.sel(driver="massive_ratio", response="mean_cosine")
     assert here["verdict"].values.tolist() == ["too few checkpoints" if lag else "ok" for lag in range(-3, 4)]
 
+    unknown = verdicts(with_clusters(scan_dataset((-1, -1, -1))))
+    assert all(one == {"too few checkpoints"} for one in unknown.values())
+
     blind = verdicts(with_clusters(scan_dataset(attention="unavailable: none")))
     assert blind["sink_rate", "mean_cosine"] == {"not measured"}
     assert blind["massive_ratio", "mean_cosine"] == {"ok"}
