@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import adjusted_rand_score
 
 import ontogeny
+from ontogeny.dynamics.backcopy import VOCABULARY, is_trigger, sample
 from ontogeny.probes.capture import CLUSTERS, clusters, run_pass
 from ontogeny.probes.capture.clusters import BETAS, SHUFFLE_SEED, THRESHOLDS, ClusterStream, shuffled
 from ontogeny.probes.clusters import geometry, plateaus
@@ -382,3 +383,16 @@ def test_constants_are_in_the_dataset():
     attributes = measured(tiny("gpt2"), names=("clusters",)).attrs
     assert (attributes["outlier_norm"], attributes["plateau_persistence"]) == (5, 0.9)
     assert attributes["shuffle_seed"] == SHUFFLE_SEED and SEQUENCES == 5
+
+
+def test_the_trained_pocket_model_gathers_tokens_by_what_it_has_to_predict():
+    """Its clusters at the last two depths: a token, or, at a trigger, the token before it, which comes next again."""
+    series = ontogeny.open_series("pocket")
+    ids = sample(12, 64)
+    states = [[row[t - 1] + VOCABULARY if is_trigger(row[t]) and t > 1 else row[t] for t in range(64)] for row in ids]
+    model = series.checkpoints[-1].load("float32")
+    found = ontogeny.measure(model, ids, probes="clusters").sel(selection="all", threshold=0.9)
+    assert found.plateau_count.values.tolist() == [len(set(row)) for row in states]
+    assert (found.plateau_start == 2).all() and (found.plateau_share == np.array([0, 0, 1, 1])).all()
+    untrained = ontogeny.measure(series.checkpoints[0].load("float32"), ids, probes="clusters")
+    assert not untrained.plateau_count.sel(selection="all", threshold=0.9).equals(found.plateau_count)
