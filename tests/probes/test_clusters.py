@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 import ontogeny
 from ontogeny.dynamics.backcopy import VOCABULARY, is_trigger, sample
 from ontogeny.probes.capture import CLUSTERS, clusters, run_pass
-from ontogeny.probes.capture.clusters import BETAS, SHUFFLE_SEED, ClusterStream, permutations, shuffled
+from ontogeny.probes.capture.clusters import BETAS, SAMPLE_SEED, SHUFFLE_SEED, ClusterStream, permutations, shuffled
 from ontogeny.probes.clusters import geometry, plateaus
 from tests.models import tiny, token_ids
-from tests.probes.plain import FLOATS, LAYERS, LENGTH, SEQUENCES, close, measured, measured_of, plain_of
+from tests.probes.plain import FLOATS, LAYERS, LENGTH, close, measured, measured_of, plain_of
 from tests.probes.plain_clusters import plain_over_depth, plain_plateaus, plain_share
 
 FAMILIES = ["gpt_neox", "llama", "gpt2", "gemma2", "bert"]
@@ -301,7 +301,7 @@ def test_states_that_are_not_finite_are_refused():
 def test_constants_are_in_the_dataset():
     attributes = measured(tiny("gpt2"), names=("clusters",)).attrs
     assert (attributes["outlier_norm"], attributes["plateau_persistence"]) == (5, 0.9)
-    assert attributes["shuffle_seed"] == SHUFFLE_SEED and SEQUENCES == 5
+    assert (attributes["shuffle_seed"], attributes["sample_seed"]) == (SHUFFLE_SEED, SAMPLE_SEED)
 
 
 def test_the_trained_pocket_model_gathers_tokens_by_what_it_has_to_predict():
