@@ -9,105 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.sparse.csgraph import connected_components
-from sklearn.metrics import adjusted_rand_score
 
 import ontogeny
+from ontogeny.dynamics.backcopy import VOCABULARY, is_trigger, sample
 from ontogeny.probes.capture import CLUSTERS, clusters, run_pass
-from ontogeny.probes.capture.clusters import BETAS, SHUFFLE_SEED, THRESHOLDS, ClusterStream, shuffled
+from ontogeny.probes.capture.clusters import BETAS, SAMPLE_SEED, SHUFFLE_SEED, ClusterStream, permutations, shuffled
 from ontogeny.probes.clusters import geometry, plateaus
 from tests.models import tiny, token_ids
-from tests.probes.plain import FLOATS, LAYERS, LENGTH, SEQUENCES, close, measured, measured_of, plain_of
+from tests.probes.plain import FLOATS, LAYERS, LENGTH, close, measured, measured_of, plain_of
+from tests.probes.plain_clusters import plain_over_depth, plain_plateaus, plain_share
 
 FAMILIES = ["gpt_neox", "llama", "gpt2", "gemma2", "bert"]
 MEANS = ["mean_cosine", "matrix_entropy", "anisotropy", "effective_rank"]
 SPHERE = ["mean_cosine", "energy", "count", "persistence"]
 NAMES = {"count": "cluster_count", "persistence": "cluster_persistence"}
-
-
-def plain_selections(states, valid):
-    """The tokens of one sequence (T, d) that each selection counts."""
-    places = [place for place in range(len(states)) if valid[place]]
-    norms = {place: math.sqrt(sum(float(x) ** 2 for x in states[place])) for place in places}
-    median = sorted(norms.values())[(len(places) - 1) // 2]
-    return places, [place for place in places[1:] if norms[place] <= 5 * median]
-
-
-def plain_shuffled(states, places):
-    """Each dimension's values moved along its own permutation of all places, until a counted one comes."""
-    length, width = states.shape
-    table = np.random.default_rng(SHUFFLE_SEED).permuted(np.arange(length)[:, None].repeat(width, axis=1), axis=0)
-    moved = np.zeros_like(states)
-    for dimension in range(width):
-        for place in places:
-            source = table[place, dimension]
-            while source not in places:
-                source = table[source, dimension]
-            moved[place, dimension] = states[source, dimension]
-    return moved
-
-
-def plain_geometry(states, places, before):
-    """All measures of the states (T, d) at `places`; `before` holds labels by threshold and place of the last depth."""
-    kept = states[places]
-    norms = np.sqrt((kept**2).sum(-1))
-    cosine = np.array(
-        [[a @ b / (x * y) for b, y in zip(kept, norms, strict=True)] for a, x in zip(kept, norms, strict=True)]
-    )
-    n = len(places)
-    apart = [cosine[i, j] for i in range(n) for j in range(n) if i != j]
-    singular = np.linalg.svd(kept, compute_uv=False)
-    singular = singular[singular > 1e-12 * singular[0]]
-    p, q = singular**2 / (singular**2).sum(), singular / singular.sum()
-    labels = [dict(zip(places, connected_components(cosine > one)[1], strict=True)) for one in THRESHOLDS]
-    both = [] if before is None else [place for place in places if place in before[0]]
-    found = {
-        "mean_cosine": np.mean(apart),
-        "energy": [sum(np.exp(b * (c - 1)) for c in cosine.flat) / (2 * b * n * n) for b in BETAS],
-        "count": [len(set(one.values())) for one in labels],
-        "persistence": [
-            adjusted_rand_score([old[place] for place in both], [new[place] for place in both]) if both else np.nan
-            for old, new in zip(before or labels, labels, strict=True)
-        ],
-        "matrix_entropy": -(p * np.log(p)).sum(),
-        "anisotropy": p[0],
-        "effective_rank": np.exp(-(q * np.log(q)).sum()),
-    }
-    return found, labels
-
-
-def plain_over_depth(states, valid, kind, shuffle):
-    """The measures at every depth of one sequence, states (D, T, d); each name's values stacked."""
-    found, before = [], None
-    for state in states:
-        places = plain_selections(state, valid)[kind]
-        one, before = plain_geometry(plain_shuffled(state, places) if shuffle else state, places, before)
-        found.append(one | {"tokens": len(places)})
-    return {name: np.array([one[name] for one in found], dtype=float) for name in found[0]}
-
-
-def plain_plateaus(count, persistence, tokens):
-    """The plateau that each depth is in, as (start, length), of one sequence, selection and threshold."""
-    inside, depth = [(0, 0)] * len(count), 0
-    while depth < len(count):
-        end = depth + 1
-        while end < len(count) and count[end] == count[depth] and persistence[end] >= 0.9:
-            if not all(1 < count[at] < tokens[at] for at in (end - 1, end)):
-                break
-            end += 1
-        if end - depth > 1:
-            inside[depth:end] = [(depth, end - depth)] * (end - depth)
-        depth = end
-    return inside
-
-
-def plain_share(one):
-    """1 where a sequence is in a plateau, 0 elsewhere: (D, 3), of its measures over depth."""
-    each = [
-        plain_plateaus(count, rand, one["tokens"])
-        for count, rand in zip(one["count"].T, one["persistence"].T, strict=True)
-    ]
-    return np.array([[length > 0 for _, length in bound] for bound in each]).T
 
 
 @pytest.mark.parametrize("suffix", ["", "_shuffled"])
@@ -213,8 +128,10 @@ def test_padding_counts_in_nothing(side, length):
                 )
 
 
+@pytest.mark.parametrize("limit", [4096, 15])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_a_padded_sequence_has_the_numbers_of_the_bare_one(side):
+def test_a_padded_sequence_has_the_numbers_of_the_bare_one(side, limit, monkeypatch):
+    monkeypatch.setattr(clusters, "TOKENS_AT_MOST", limit)
     model, ids = tiny("llama").double(), token_ids(1, 20)
     mask = torch.ones(1, 26, dtype=torch.long)
     mask[0, slice(0, 6) if side == "left" else slice(20, None)] = 0
@@ -222,8 +139,10 @@ def test_a_padded_sequence_has_the_numbers_of_the_bare_one(side):
     padded[mask.bool()] = ids[0]
     bare, found = (run_pass(model, *one, needs={CLUSTERS}).depths for one in ((ids, None), (padded, mask)))
     for one, other in zip(bare, found, strict=True):
-        for name, values in vars(one.clusters).items():
-            torch.testing.assert_close(getattr(other.clusters, name), values, rtol=1e-6, atol=1e-9, equal_nan=True)
+        for part in ("clusters", "clusters_shuffled"):
+            for name, values in vars(getattr(one, part)).items():
+                same = getattr(getattr(other, part), name)
+                torch.testing.assert_close(same, values, rtol=1e-6, atol=1e-9, equal_nan=True)
 
 
 @settings(max_examples=25, deadline=None)
@@ -333,18 +252,19 @@ def test_above_the_limit_a_sample_of_tokens_is_paired_and_said(monkeypatch):
 
 def test_the_shuffle_permutes_each_dimension_over_the_counted_tokens():
     state, counted = random_states(0, 3, 11, 6), torch.rand(3, 11, generator=torch.Generator().manual_seed(1)) < 0.6
-    found = shuffled(state, counted)
+    found = shuffled(state, counted, permutations(state, None))
     assert (found[~counted] == 0).all() and not torch.equal(found[counted], state[counted])
     for row, dimension in np.ndindex(3, 6):
         before, after = (one[row, counted[row], dimension].sort().values for one in (state, found))
         assert torch.equal(before, after)
-    assert torch.equal(shuffled(state[1:2], counted[1:2]), found[1:2])
+    assert torch.equal(shuffled(state[1:2], counted[1:2], permutations(state[1:2], None)), found[1:2])
 
 
 def test_every_permutation_of_the_counted_tokens_is_as_likely():
     """3 of 5 tokens over 60,000 dimensions: each of 6 orders within five standard deviations of a sixth."""
     counted = torch.tensor([[False, True, True, False, True]])
-    found = shuffled(torch.arange(5.0)[None, :, None].expand(1, 5, 60_000), counted)[0, counted[0]]
+    state = torch.arange(5.0)[None, :, None].expand(1, 5, 60_000)
+    found = shuffled(state, counted, permutations(state, None))[0, counted[0]]
     _, times = found.T.unique(dim=0, return_counts=True)
     assert len(times) == 6 and (times - 10_000).abs().max() < 5 * math.sqrt(60_000 * 5 / 36)
 
@@ -381,4 +301,17 @@ def test_states_that_are_not_finite_are_refused():
 def test_constants_are_in_the_dataset():
     attributes = measured(tiny("gpt2"), names=("clusters",)).attrs
     assert (attributes["outlier_norm"], attributes["plateau_persistence"]) == (5, 0.9)
-    assert attributes["shuffle_seed"] == SHUFFLE_SEED and SEQUENCES == 5
+    assert (attributes["shuffle_seed"], attributes["sample_seed"]) == (SHUFFLE_SEED, SAMPLE_SEED)
+
+
+def test_the_trained_pocket_model_gathers_tokens_by_what_it_has_to_predict():
+    """Its clusters at the last two depths: a token, or, at a trigger, the token before it, which comes next again."""
+    series = ontogeny.open_series("pocket")
+    ids = sample(12, 64)
+    states = [[row[t - 1] + VOCABULARY if is_trigger(row[t]) and t > 1 else row[t] for t in range(64)] for row in ids]
+    model = series.checkpoints[-1].load("float32")
+    found = ontogeny.measure(model, ids, probes="clusters").sel(selection="all", threshold=0.9)
+    assert found.plateau_count.values.tolist() == [len(set(row)) for row in states]
+    assert (found.plateau_start == 2).all() and (found.plateau_share == np.array([0, 0, 1, 1])).all()
+    untrained = ontogeny.measure(series.checkpoints[0].load("float32"), ids, probes="clusters")
+    assert not untrained.plateau_count.sel(selection="all", threshold=0.9).equals(found.plateau_count)
