@@ -90,9 +90,9 @@ def adaptive(
             if tying:
                 moving = _tied(model, moving)
         h = torch.minimum(moving.h, horizon - moving.t)
-        together = moving.together
+        apart = (~moving.together).to(moving.x.dtype)
         trial = attempt(
-            lambda at, beta=moving.beta, together=together: model.velocity(at, beta, together),
+            lambda at, beta=moving.beta, apart=apart: model.velocity(at, beta, apart),
             moving.x,
             moving.velocity,
             h[:, None, None],
@@ -125,7 +125,7 @@ class _Accepted:
 
 
 def _start(model: Model, beta: Tensor, x: Tensor, rows: Tensor, horizon: float, tolerance: float) -> Moving:
-    """The trajectories `rows` at time 0, with a first step that is right where velocities turn by themselves in a unit of time."""
+    """The trajectories `rows` at time 0. Their first step is one over which a state would move by tolerance^(1 / 5)."""
     beta, x = beta[rows, None, None], x[rows]
     batch, n = x.shape[:2]
     velocity = model.velocity(x, beta)
@@ -177,7 +177,7 @@ def _tied(model: Model, moving: Moving) -> Moving:
     member = (group[:, :, None] == group[:, None, :]).to(some.x.dtype)
     x = normalised(member @ some.x).gather(1, group[..., None].expand_as(some.x))
     some = replace(some, x=x, group=group)
-    velocity = model.velocity(x, some.beta, some.together)
+    velocity = model.velocity(x, some.beta, (~some.together).to(x.dtype))
     state, speed, groups = moving.x.clone(), moving.velocity.clone(), moving.group.clone()
     state[found], speed[found], groups[found] = x, velocity, group
     return _held(replace(moving, x=state, velocity=speed, group=groups))

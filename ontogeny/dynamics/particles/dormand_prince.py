@@ -58,7 +58,7 @@ class Trial:
     error: Tensor
 
     def path(self, which: Tensor, particle: Tensor) -> Tensor:
-        """See `Inside.path`: of degree 4."""
+        """See `Inside.path`: of degree 4, in which the error of what lies between is of the order of the step's."""
         turning = torch.tensordot(self.k[:, which, particle], INTERPOLANT, dims=([0], [0]))
         return torch.cat([self.x0[which, particle, :, None], self.h[which] * turning], dim=-1)
 

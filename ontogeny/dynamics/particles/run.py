@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -32,11 +33,23 @@ def run(request: Request, on_progress: Progress | None = None) -> Variables:
     tries = torch.zeros(betas * samples, dtype=torch.long)
     times, thresholds = torch.from_numpy(request.times), torch.from_numpy(request.thresholds)
     record = Record(x, beta, times, thresholds, keep_states=request.keep_states)
-    for step in _steps(request, x, beta, tries):
-        record.take(step)
-        if on_progress is not None:
-            on_progress(record.done(), len(x) * len(times))
+    with _one_thread():
+        for step in _steps(request, x, beta, tries):
+            record.take(step)
+            if on_progress is not None:
+                on_progress(record.done(), len(x) * len(times))
     return _variables(request, record, tries)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread inside: arrays that fit a core's cache gain little from more, and lose much where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _steps(request: Request, x: Tensor, beta: Tensor, tries: Tensor) -> Iterator[Step]:
