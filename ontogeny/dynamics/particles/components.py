@@ -33,7 +33,7 @@ def counts(heights: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def labels(adjacent: Tensor) -> Tensor:
-    """The least index in each particle's component, (B, n), of a symmetric adjacency (B, n, n), true on its diagonal."""
+    """The least index in each particle's component, (B, n), of a symmetric, reflexive adjacency (B, n, n)."""
     n = adjacent.shape[-1]
     found = torch.arange(n).expand(len(adjacent), n)
     while True:

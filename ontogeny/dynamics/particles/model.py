@@ -35,7 +35,8 @@ class Head:
 class Model:
     """A self-attention model of `kind` "sa", "usa" or the name of a mechanism. A sink logit is 0.
 
-    With `causal` a particle sees those of lower index and itself (arXiv 2411.04990); `usa`, `relu` and `sigmoid` still divide by n.
+    With `causal` a particle sees those of lower index and itself (arXiv 2411.04990); `usa`, `relu` and `sigmoid`
+    divide by n all the same.
     """
 
     kind: str = SELF_ATTENTION

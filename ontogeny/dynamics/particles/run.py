@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ontogeny.dynamics.particles.adaptive import adaptive
 from ontogeny.dynamics.particles.events import plateaus
-from ontogeny.dynamics.particles.noise import noisy, time_grid
+from ontogeny.dynamics.particles.noise import noisy
 from ontogeny.dynamics.particles.record import Record
 from ontogeny.dynamics.particles.request import Request, generator
 from ontogeny.dynamics.particles.step import Step
@@ -72,7 +72,9 @@ def _steps(request: Request, x: Tensor, beta: Tensor, tries: Tensor) -> Iterator
         lambda sample: generator(request.seed, 1, sample),
         torch.arange(len(x)) % samples,
         sigma=request.noise,
-        grid=time_grid(request.times, request.horizon, request.noise_step),
+        times=request.times,
+        horizon=request.horizon,
+        longest=request.noise_step,
         budget=request.step_budget,
         tries=tries,
     )
@@ -93,7 +95,7 @@ def _variables(request: Request, record: Record, tries: Tensor) -> Variables:
         "plateau_start": start,
         "plateau_end": end,
         "plateau_count": held,
-        "verdict": np.where(whole, np.where(one, COLLAPSED, HORIZON), STEP_BUDGET),
+        "verdict": np.where(whole, np.where(one, COLLAPSED, HORIZON), STEP_BUDGET).astype(object),
         "end_time": record.end.numpy(),
         "steps": tries.numpy(),
     }

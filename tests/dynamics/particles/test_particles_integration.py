@@ -29,7 +29,7 @@ def ends(steps, x):
     return found
 
 
-def fixed(model, beta, x, horizon, number, middle=None):
+def fixed(model, beta, x, horizon, number):
     """The states after `number` equal steps, and those in the middle of each by the interpolant."""
     beta, h = beta[:, None, None], torch.full((1, 1, 1), horizon / number, dtype=x.dtype)
     inside = []
@@ -44,24 +44,22 @@ def fixed(model, beta, x, horizon, number, middle=None):
 @pytest.mark.parametrize("kind", ["sa", "usa"])
 def test_steps_converge_in_order_five_and_what_lies_inside_in_order_four_or_more(kind):
     x, beta, horizon = states(0, 8, 3), betas(2.0), 2.0
-    numbers = [8, 16, 32, 64]
-    exact, _ = fixed(Model(kind), beta, x, horizon, 1024)
-    half, _ = fixed(Model(kind), beta, x, horizon / 8 / 2, 64)  # the middle of the first of 8 steps
+    numbers = [4, 8, 16, 32]
+    exact, _ = fixed(Model(kind), beta, x, horizon, 256)
     errors = [(fixed(Model(kind), beta, x, horizon, number)[0] - exact).abs().max().item() for number in numbers]
     orders = np.log2(np.divide(errors[:-1], errors[1:]))
     assert np.all(np.abs(orders - 5) < 0.5), orders
     firsts = []
     for number in numbers:
-        middle, _ = fixed(Model(kind), beta, x, horizon / number / 2, 64)
+        middle, _ = fixed(Model(kind), beta, x, horizon / number / 2, 32)
         firsts.append((fixed(Model(kind), beta, x, horizon, number)[1][0] - middle).abs().max().item())
-    assert half.shape == exact.shape
     assert np.all(np.log2(np.divide(firsts[:-1], firsts[1:])) > 4.5), firsts
 
 
 @pytest.mark.parametrize("kind", ["sa", "usa"])
 def test_the_energy_never_falls_and_states_stay_on_the_sphere(kind):
-    for n, d in ((2, 2), (9, 2), (16, 3), (12, 8)):
-        beta = betas(0.3, 1.0, 4.0, 12.0)
+    for n, d in ((2, 2), (9, 2), (12, 5)):
+        beta = betas(0.3, 3.0, 12.0)
         x = states(n, n, d).repeat(len(beta), 1, 1)
         before = energy(x @ x.mT, beta[:, None, None])
         steps, _ = steps_of(Model(kind), beta, x, 1e4)
@@ -93,7 +91,10 @@ def test_it_goes_where_another_integrator_goes(kind, case):
         keep_states=True,
     )
 
-    model, beta_there = Model(kind, heads if case != "plain" else Model().heads, case == "causal"), betas(beta)[:, None, None]
+    model, beta_there = (
+        Model(kind, heads if case != "plain" else Model().heads, case == "causal"),
+        betas(beta)[:, None, None],
+    )
 
     def right_hand_side(t, y):
         return model.velocity(torch.from_numpy(y.reshape(1, n, d)), beta_there).numpy().ravel()
