@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -60,6 +61,11 @@ class Moving:
         """Which particles are tied to which, (m, n, n)."""
         return self.group[:, :, None] == self.group[:, None, :]
 
+    @property
+    def apart(self) -> Tensor:
+        """1.0 for particles that are not tied to one another, (m, n, n), 0.0 for those that are."""
+        return (~self.together).to(self.x.dtype)
+
 
 def adaptive(
     model: Model,
@@ -90,13 +96,8 @@ def adaptive(
             if tying:
                 moving = _tied(model, moving)
         h = torch.minimum(moving.h, horizon - moving.t)
-        together = moving.together
-        trial = attempt(
-            lambda at, beta=moving.beta, together=together: model.velocity(at, beta, together),
-            moving.x,
-            moving.velocity,
-            h[:, None, None],
-        )
+        velocity = partial(model.velocity, beta=moving.beta, apart=moving.apart)
+        trial = attempt(velocity, moving.x, moving.velocity, h[:, None, None])
         tries[moving.rows] += 1
         accepted = trial.error <= tolerance
         start = moving.t
@@ -125,7 +126,7 @@ class _Accepted:
 
 
 def _start(model: Model, beta: Tensor, x: Tensor, rows: Tensor, horizon: float, tolerance: float) -> Moving:
-    """The trajectories `rows` at time 0, with a first step that is right where velocities turn by themselves in a unit of time."""
+    """The trajectories `rows` at time 0. Their first step is one over which a state would move by tolerance^(1 / 5)."""
     beta, x = beta[rows, None, None], x[rows]
     batch, n = x.shape[:2]
     velocity = model.velocity(x, beta)
@@ -177,7 +178,7 @@ def _tied(model: Model, moving: Moving) -> Moving:
     member = (group[:, :, None] == group[:, None, :]).to(some.x.dtype)
     x = normalised(member @ some.x).gather(1, group[..., None].expand_as(some.x))
     some = replace(some, x=x, group=group)
-    velocity = model.velocity(x, some.beta, some.together)
+    velocity = model.velocity(x, some.beta, some.apart)
     state, speed, groups = moving.x.clone(), moving.velocity.clone(), moving.group.clone()
     state[found], speed[found], groups[found] = x, velocity, group
     return _held(replace(moving, x=state, velocity=speed, group=groups))

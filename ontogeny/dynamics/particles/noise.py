@@ -7,8 +7,10 @@ and weak order 1. Each sample has noise of its own, which is the same for every 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -29,28 +31,30 @@ def noisy(
     sample: Tensor,
     *,
     sigma: float,
-    grid: np.ndarray,
+    times: np.ndarray,
+    horizon: float,
+    longest: float,
     budget: int,
     tries: Tensor,
 ) -> Iterator[Step]:
-    """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), at the times of `grid` (from 0 on).
+    """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), none longer than `longest`.
 
     Trajectory b takes the noise of `sample[b]`, from its `source`. `tries` (B,) is counted up by every step; all stop
     after `budget` of them.
     """
-    ends = list(zip(grid, grid[1:], strict=False))[:budget]
     for rows in torch.arange(len(x)).split(pool_size(x.shape[1])):
         drawn, place = sample[rows].unique(return_inverse=True)
         sources = [source(one) for one in drawn.tolist()]
         some, beta_there = x[rows], beta[rows, None, None]
-        for number, (start, end) in enumerate(ends):
+        for number, (start, end) in enumerate(islice(spans(times, horizon, longest), budget)):
             if number % BLOCK == 0:
                 block = torch.from_numpy(np.stack([one.standard_normal((BLOCK, *x.shape[1:])) for one in sources]))
             kick = sigma * (end - start) ** 0.5 * block[place, number % BLOCK]
             after = heun(model, beta_there, some, end - start, kick)
             tries[rows] += 1
-            times = (some.new_full((len(rows),), float(one)) for one in (start, end))
-            yield Step(rows, *times, after, Chord(some, after), torch.zeros(len(rows), dtype=torch.bool))
+            begun, ended = (some.new_full((len(rows),), one) for one in (start, end))
+            going_on = torch.zeros(len(rows), dtype=torch.bool)
+            yield Step(rows, begun, ended, after, Chord(some, after), going_on)
             some = after
 
 
@@ -62,14 +66,16 @@ def heun(model: Model, beta: Tensor, x: Tensor, h: float, kick: Tensor) -> Tenso
     return normalised(x + h * drift + (tangent(x, kick) + tangent(ahead, kick)) / 2)
 
 
-def time_grid(times: np.ndarray, horizon: float, step: float) -> np.ndarray:
-    """Times from 0 to the horizon, no further apart than `step`, with every one of `times` among them."""
-    marks = np.unique(np.concatenate([[0.0], times, [horizon]]))
-    parts = [
-        np.linspace(a, b, int(np.ceil((b - a) / step * (1 - 1e-12))) + 1)[1:]
-        for a, b in zip(marks, marks[1:], strict=False)
-    ]
-    return np.concatenate([[0.0], *parts])
+def spans(times: np.ndarray, horizon: float, longest: float) -> Iterator[tuple[float, float]]:
+    """Start and end of every step from 0 to the horizon: equal steps from one of `times` to the next."""
+    marks = np.unique([0.0, *times, horizon]).tolist()
+    for begin, end in pairwise(marks):
+        number = math.ceil((end - begin) / longest * (1 - 1e-12))
+        at = begin
+        for step in range(1, number + 1):
+            after = end if step == number else begin + (end - begin) * step / number
+            yield at, after
+            at = after
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is kept of trajectories: values at requested times, the first time of every cluster count, and how each ended."""
+"""What is kept of trajectories: values at requested times, the first time of every count, and how each ended."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Record:
         self.settled = torch.zeros(batch, dtype=torch.bool)
         self._most = pool_size(max(n, d))
         self._next = torch.zeros(batch, dtype=torch.long)
-        self._due(torch.arange(batch), self.end, lambda which, place: x[which])
+        self._due(torch.arange(batch), self.end, lambda which, _: x[which])
 
     def take(self, step: Step) -> None:
         """Record what falls within a step."""
@@ -55,7 +55,7 @@ class Record:
         if step.settled.any():
             for_good = step.settled.nonzero()[:, 0]
             never = torch.full_like(self.end[for_good], torch.inf)
-            self._due(rows[for_good], never, lambda which, place: step.x[for_good[which]])
+            self._due(rows[for_good], never, lambda which, _: step.x[for_good[which]])
 
     def done(self) -> int:
         """How many of the B T values are recorded."""

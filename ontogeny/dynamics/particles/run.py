@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ontogeny.dynamics.particles.adaptive import adaptive
 from ontogeny.dynamics.particles.events import plateaus
-from ontogeny.dynamics.particles.noise import noisy, time_grid
+from ontogeny.dynamics.particles.noise import noisy
 from ontogeny.dynamics.particles.record import Record
 from ontogeny.dynamics.particles.request import Request, generator
 from ontogeny.dynamics.particles.step import Step
@@ -32,11 +33,23 @@ def run(request: Request, on_progress: Progress | None = None) -> Variables:
     tries = torch.zeros(betas * samples, dtype=torch.long)
     times, thresholds = torch.from_numpy(request.times), torch.from_numpy(request.thresholds)
     record = Record(x, beta, times, thresholds, keep_states=request.keep_states)
-    for step in _steps(request, x, beta, tries):
-        record.take(step)
-        if on_progress is not None:
-            on_progress(record.done(), len(x) * len(times))
+    with _one_thread():
+        for step in _steps(request, x, beta, tries):
+            record.take(step)
+            if on_progress is not None:
+                on_progress(record.done(), len(x) * len(times))
     return _variables(request, record, tries)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread inside: arrays that fit a core's cache gain little from more, and lose much where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _steps(request: Request, x: Tensor, beta: Tensor, tries: Tensor) -> Iterator[Step]:
@@ -59,7 +72,9 @@ def _steps(request: Request, x: Tensor, beta: Tensor, tries: Tensor) -> Iterator
         lambda sample: generator(request.seed, 1, sample),
         torch.arange(len(x)) % samples,
         sigma=request.noise,
-        grid=time_grid(request.times, request.horizon, request.noise_step),
+        times=request.times,
+        horizon=request.horizon,
+        longest=request.noise_step,
         budget=request.step_budget,
         tries=tries,
     )
@@ -80,7 +95,7 @@ def _variables(request: Request, record: Record, tries: Tensor) -> Variables:
         "plateau_start": start,
         "plateau_end": end,
         "plateau_count": held,
-        "verdict": np.where(whole, np.where(one, COLLAPSED, HORIZON), STEP_BUDGET),
+        "verdict": np.where(whole, np.where(one, COLLAPSED, HORIZON), STEP_BUDGET).astype(object),
         "end_time": record.end.numpy(),
         "steps": tries.numpy(),
     }
