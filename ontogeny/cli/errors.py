@@ -51,7 +51,8 @@ def _code(command: Callable[..., int], arguments: tuple[object, ...], options: d
         return command(*arguments, **options)
     except KeyboardInterrupt as stop:
         what = "terminated" if isinstance(stop, Terminated) else "interrupted"
-        _say(what, "checkpoints that were measured are kept, and the same command goes on from there")
+        kept = "checkpoints that were measured are kept, and the same command goes on from there"
+        _say(what, "nothing was written" if command.__name__ == "simulate" else kept)
         return INTERRUPTED
     except Exception as error:
         if DEBUG in sys.argv:

@@ -16,6 +16,7 @@ from ontogeny.cli.fit import fit
 from ontogeny.cli.predict import predict
 from ontogeny.cli.report import report
 from ontogeny.cli.scan import scan
+from ontogeny.cli.simulate import simulate
 from ontogeny.cli.verify import verify
 from ontogeny.version import __version__
 
@@ -27,7 +28,7 @@ app = typer.Typer(
     help="How attention sinks and massive activations come to be while a transformer trains.",
     epilog=f"Every command also takes {DEBUG}: show the traceback of an error.",
 )
-for command in (scan, audit, fit, events, predict, report, verify, bench, demo):
+for command in (scan, audit, fit, events, predict, report, verify, simulate, bench, demo):
     app.command()(reported(command))
 
 
@@ -45,7 +46,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 some checkpoints failed, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 in part (see README), 130 interrupted."""
     heed_signals()
     try:
         app([argument for argument in sys.argv[1:] if argument != DEBUG], prog_name="ontogeny")

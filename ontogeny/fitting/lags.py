@@ -9,7 +9,7 @@ import xarray as xr
 
 from ontogeny.dataset import HasDataset, ratio_of_means
 from ontogeny.errors import UsageError
-from ontogeny.fitting.correlation import BLOCK_FACTOR, LEAST_PAIRS, Correlations, constant, correlate
+from ontogeny.fitting.correlation import LEAST_PAIRS, Correlations, constant, correlate
 from ontogeny.fitting.scan import CARRIED, LEVEL, RATIO_OF, fitted_checkpoints
 
 if TYPE_CHECKING:
@@ -63,11 +63,11 @@ def lags(
 
     Over (driver, response, lag): `correlation`, Pearson's; `correlation_low` and `correlation_high`, its interval at
     `level` for that lag alone; `p_value`, of the largest over the lags, so that a 5 % bound holds for all lags of one
-    driver and response, not for all of them together; `pairs` (lag) of changes; `verdict`, "ok" or what the data
-    lack. Both allow for the autocorrelation of changes, by `replicates` resamples of blocks, and neither for changes
-    that are large at one time only: two things that emerge at once are correlated whatever their cause. As checkpoints
-    are often spaced by a ratio, the coordinate `lag_ratio` is the median ratio of the step at which the response has
-    changed to that of the driver, with `lag_ratio_low` and `lag_ratio_high` the extremes.
+    driver and response, not for all pairs of these together; `pairs` of changes; `verdict`, "ok" or what the data lack.
+    Interval and p-value allow for the autocorrelation of changes, by `replicates` resamples of blocks, but say nothing
+    of causes: two things that emerge at once are correlated. One abrupt change in each series is no evidence, and its
+    p-value says so. As checkpoints are often spaced by a ratio, the coordinate `lag_ratio` is the median ratio of the
+    step at which the response has changed to that of the driver; `lag_ratio_low` and `lag_ratio_high` are its extremes.
 
     Raises UsageError for what is no scan's dataset, one without the variables of `clusters`, and impossible options.
     """
@@ -236,9 +236,9 @@ def _ratios(steps: Array, offsets: list[int]) -> dict[str, tuple[str, Array, dic
 
 def _definitions(by_depth: bool) -> dict[str, str]:
     defined = DRIVERS | {f"response_{name}": text for name, text in (AT_DEPTH if by_depth else RESPONSES).items()}
-    blocks = f"blocks of {BLOCK_FACTOR:g} times the root of the number of changes"
+    blocks = "blocks of sqrt(changes) (1 + r), r the product of both autocorrelations at lag 1 where positive"
     return defined | {
         "change": "difference between neighbouring checkpoints",
         "interval": f"Fisher's z, standard error over resamples of moving {blocks}, Student's quantile",
-        "test": f"largest |correlation| over the lags against that of drivers turned and shuffled in {blocks}",
+        "test": f"largest |correlation| over the lags against that of drivers shuffled in {blocks}",
     }

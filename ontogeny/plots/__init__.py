@@ -10,6 +10,7 @@ from ontogeny.plots.massive import massive_ratio
 from ontogeny.plots.metastability import metastability
 from ontogeny.plots.predicted import predicted
 from ontogeny.plots.report import write_report
+from ontogeny.plots.simulation import lifetimes, phase_diagram, simulation
 from ontogeny.plots.sinks import sink_heads, sink_rate
 from ontogeny.plots.sites import massive_sites
 from ontogeny.plots.waivers import waivers
@@ -18,11 +19,14 @@ __all__ = [
     "emergence",
     "events",
     "lags",
+    "lifetimes",
     "loss",
     "massive_ratio",
     "massive_sites",
     "metastability",
+    "phase_diagram",
     "predicted",
+    "simulation",
     "sink_heads",
     "sink_rate",
     "waivers",

@@ -8,7 +8,7 @@ import xarray as xr
 
 from ontogeny.errors import OntogenyError
 from ontogeny.plots.measurements import series_name, shorten
-from ontogeny.plots.theme import ACCENT, KEY_SPACE, MUTED, PAPER, RULE, TITLE_SPACE, figure
+from ontogeny.plots.theme import ACCENT, KEY_SPACE, MUTED, PAPER, RULE, TITLE_SPACE, figure, lift_legend
 
 _ROW = 118  # px
 _NAME = 48
@@ -42,7 +42,7 @@ def lags(found: xr.Dataset) -> go.Figure:
     fig.update_yaxes(range=[-1.08, 1.08], tickvals=[-1, 0, 1], zeroline=True, zerolinecolor=RULE)
     for name, significant in ((f"p ≤ {_SIGNIFICANT:g}", True), (f"p > {_SIGNIFICANT:g}", False)):
         fig.add_scatter(x=[None], y=[None], name=name, mode="markers", marker=_marker(np.array([significant])))
-    return fig.update_layout(legend={"yref": "container", "y": 1 - (TITLE_SPACE + 20) / height, "yanchor": "top"})
+    return lift_legend(fig)
 
 
 def _words(name: object) -> str:

@@ -83,12 +83,17 @@ def waiver_bounds(dataset: xr.Dataset) -> tuple[float, float]:
 
 def pick(array: xr.DataArray, dim: str, wanted: float) -> xr.DataArray:
     """The part of `array` at one value of a coordinate. Raises OntogenyError where that was not measured."""
+    return array.isel({dim: place_of(array, dim, wanted)})
+
+
+def place_of(array: xr.DataArray, dim: str, wanted: float) -> int:
+    """The place of a value of a coordinate. Raises OntogenyError where it has none."""
     measured = array[dim].values
     nearest = int(np.abs(measured - wanted).argmin())
     if abs(float(measured[nearest]) - wanted) > 1e-4:
         listed = ", ".join(f"{value:g}" for value in measured)
         raise OntogenyError(f"{dim} {wanted:g} was not measured: expected one of {listed}")
-    return array.isel({dim: nearest})
+    return nearest
 
 
 def massive_ratios(dataset: xr.Dataset) -> xr.DataArray:

@@ -19,17 +19,18 @@ from ontogeny.plots.theme import (
     DEPTH_SCALE,
     KEY_SPACE,
     MUTED,
+    PANEL_TITLE,
     SHARE_SCALE,
     TITLE_SPACE,
     colorscale,
     escape,
     figure,
+    lift_legend,
 )
 
 SELECTIONS = {"all": "all tokens", "without_sinks": "without sink tokens"}
 THRESHOLD = 0.9
 _ROW = 170  # px
-_PANEL_TITLE = 22  # px
 _SPACING = 0.075
 _BASELINES = {"": "measured", "_shuffled": "shuffled", "_random": "random tokens"}
 _LINES = {
@@ -106,7 +107,7 @@ def _values(dataset: xr.Dataset, quantity: _Quantity, kind: str, threshold: floa
 def _maps(dataset: xr.Dataset, kinds: list[str], threshold: float, words: str) -> go.Figure:
     axis = step_axis(dataset)
     titles = [_BASELINES[kind] if kind else one.colour_title for one in _QUANTITIES for kind in kinds]
-    height = TITLE_SPACE + KEY_SPACE + _PANEL_TITLE + 60 + _ROW * len(_QUANTITIES)
+    height = TITLE_SPACE + KEY_SPACE + PANEL_TITLE + 60 + _ROW * len(_QUANTITIES)
     fig = figure("Metastability", words, height, titles, _SPACING, len(kinds))
     tokens = dataset["cluster_tokens"].transpose("checkpoint", "depth").values
     for row, quantity in enumerate(_QUANTITIES, start=1):
@@ -114,8 +115,8 @@ def _maps(dataset: xr.Dataset, kinds: list[str], threshold: float, words: str) -
             values = _values(dataset, quantity, kind, threshold)
             if values is not None:
                 _add_map(fig, axis, quantity, values.transpose("checkpoint", "depth"), tokens, row, column)
-    add_share_key(fig, "value of each panel, 0 to 1", lift=_PANEL_TITLE)
-    fig.update_layout(margin_t=fig.layout.margin.t + _PANEL_TITLE)
+    add_share_key(fig, "value of each panel, 0 to 1", lift=PANEL_TITLE)
+    fig.update_layout(margin_t=fig.layout.margin.t + PANEL_TITLE)
     depths = dataset.sizes["depth"]
     fig.update_xaxes(**axis.layout(cells=True))
     fig.update_xaxes(title_text="", showticklabels=False)
@@ -162,7 +163,7 @@ def _profiles(dataset: xr.Dataset, kinds: list[str], threshold: float, words: st
     fig.update_yaxes(range=[-0.04, 1.04], row=2, col=1)
     fig.update_xaxes(**whole_numbers(dataset.sizes["depth"]))
     fig.update_xaxes(title_text="depth", row=len(_QUANTITIES), col=1)
-    return fig.update_layout(legend={"y": 1.03})
+    return lift_legend(fig)
 
 
 def _add_line(fig: go.Figure, quantity: _Quantity, kind: str, values: xr.DataArray, row: int) -> None:

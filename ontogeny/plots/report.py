@@ -223,11 +223,12 @@ def _metastability_section(dataset: xr.Dataset, drawn: dict[str, go.Figure]) -> 
     if "cluster_count" not in dataset.data_vars:
         return ""
     defined = (
-        "Clusters are groups of tokens that chains of cosines above 0.9 between their states connect; a plateau is a "
-        "run of depths with the same number of clusters, more than one and fewer than the tokens, and about the same "
-        "members (metastability: arXiv 2312.10794, 2410.06833). Matrix entropy falls where the states take few "
-        "directions (the compression valley, arXiv 2510.06477). Shuffled states, each dimension permuted over the "
-        "tokens, show what chance gives: a count is told from it where the two differ."
+        "Clusters are groups of tokens that chains of cosines above 0.9 between their states connect; of n tokens, "
+        "log count / log n is 0 for one cluster and 1 where each token is alone. A plateau is a run of depths with the "
+        "same number of clusters, more than one and fewer than n, and about the same members (metastability: arXiv "
+        "2312.10794, 2410.06833). Matrix entropy falls where the states take few directions (the compression valley, "
+        "arXiv 2510.06477). Shuffled states, each dimension permuted over the tokens, show what chance gives: a count "
+        "is told from it where the two differ. At depth 0 tokens with the same id are one cluster."
     )
     parts = [
         _clusters(dataset, drawn, "all", "Clusters of all tokens", defined),

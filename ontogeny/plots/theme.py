@@ -21,6 +21,7 @@ FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, s
 FONT_SIZE = 13
 TITLE_SPACE = 52  # px, of the top margin
 _COLUMN_GAP = 0.06  # of the plotting width
+PANEL_TITLE = 24  # px
 KEY_SPACE = 64  # px, of the top margin: a legend or a key
 
 # Lightness changes steadily along each scale, so they keep their order in grey and for every kind of colour vision.
@@ -74,13 +75,19 @@ def figure(
             vertical_spacing=spacing,
             horizontal_spacing=_COLUMN_GAP,
         )
-        starts = [axis.domain[0] for axis in fig.select_xaxes()]
+        starts = [axis.domain[0] for axis, title in zip(fig.select_xaxes(), titles, strict=True) if title]
         for note, start in zip(fig.layout.annotations, starts, strict=True):
             note.update(x=start, xanchor="left", font={"size": FONT_SIZE, "color": MUTED})
     fig.update_layout(template=TEMPLATE, height=height)
     fig.update_layout(title={"text": escape(title), "subtitle": {"text": escape(subtitle)}})
     fig.update_layout(margin_t=TITLE_SPACE + KEY_SPACE)
     return fig
+
+
+def lift_legend(fig: go.Figure) -> go.Figure:
+    """Put the legend above the titles of the first row of panels."""
+    plotting = fig.layout.height - fig.layout.margin.t - TEMPLATE.layout.margin.b
+    return fig.update_layout(legend={"y": 1 + PANEL_TITLE / plotting})
 
 
 def untitled(fig: go.Figure) -> go.Figure:

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ontogeny.probes.capture import CLUSTERS, ClusterTrace, Trace
-from ontogeny.probes.capture.clusters import BETAS, SAMPLE_SEED, SHUFFLE_SEED, THRESHOLDS, TOKENS_AT_MOST
+from ontogeny.probes.capture.clusters import BETAS, SAMPLE_SEED, SHUFFLE_SEED, THRESHOLDS, sampled
 from ontogeny.probes.capture.selection import OUTLIER_NORM, SELECTIONS
 from ontogeny.probes.probe import ProbeSettings, Variable, mean_where, variable
 
@@ -155,10 +155,11 @@ def coordinates(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def constants(length: int) -> dict[str, str | float | int]:
     """What the numbers rest on, for sequences of `length` tokens."""
+    sample = sampled(length)
     return {
         "outlier_norm": OUTLIER_NORM,
         "plateau_persistence": PLATEAU_PERSISTENCE,
         "shuffle_seed": SHUFFLE_SEED,
         "sample_seed": SAMPLE_SEED,
-        "clusters_sampled": "no" if length <= TOKENS_AT_MOST else f"{TOKENS_AT_MOST} of {length} tokens",
+        "clusters_sampled": "no" if sample is None else f"{len(sample)} of {length} tokens",
     }

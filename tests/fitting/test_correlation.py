@@ -18,12 +18,6 @@ def autoregressive(rng: np.random.Generator, phi: float, series: int, count: int
     return values[:, 50:] * np.sqrt(1 - phi**2)
 
 
-def within(hits: int, trials: int, rate: float) -> bool:
-    """Whether so many hits are what a rate gives, in all but one of 1000 cases."""
-    low, high = binom.ppf([0.0005, 0.9995], trials, rate)
-    return bool(low <= hits <= high)
-
-
 def test_the_correlation_is_pearsons_at_every_lag() -> None:
     rng = np.random.default_rng(0)
     driver, series = rng.normal(size=25), rng.normal(size=(3, 25))
@@ -40,18 +34,18 @@ def test_the_correlation_is_pearsons_at_every_lag() -> None:
 @pytest.mark.parametrize(("phi", "count"), [(0.0, 19), (0.5, 19), (0.5, 40), (0.8, 60)])
 def test_unrelated_series_are_told_apart_by_chance_as_often_as_stated(phi: float, count: int) -> None:
     rng = np.random.default_rng(7)
-    trials = 300
+    trials = 200
     wrong = sum(
-        np.min(correlate(driver, series[None], LAGS, 0.95, 199).p_value) <= 0.05
+        np.min(correlate(driver, series[None], LAGS, 0.95, 99).p_value) <= 0.05
         for driver, series in zip(*(autoregressive(rng, phi, trials, count) for _ in range(2)), strict=True)
     )
     assert wrong <= binom.ppf(0.999, trials, 0.05), wrong / trials
 
 
-@pytest.mark.parametrize(("phi", "rho", "count"), [(0.0, 0.0, 19), (0.5, 0.0, 40), (0.5, 0.8, 40), (0.5, 0.8, 150)])
+@pytest.mark.parametrize(("phi", "rho", "count"), [(0.0, 0.0, 19), (0.5, 0.0, 40), (0.5, 0.8, 40), (0.5, 0.8, 100)])
 def test_intervals_hold_the_correlation_as_often_as_stated(phi: float, rho: float, count: int) -> None:
     rng = np.random.default_rng(3)
-    trials = 300
+    trials = 200
     drivers, others = (autoregressive(rng, phi, trials, count) for _ in range(2))
     series = rho * drivers + np.sqrt(1 - rho**2) * others
     found = [correlate(one, other[None], [0], 0.95, 199) for one, other in zip(drivers, series, strict=True)]

@@ -18,10 +18,11 @@ STEPS = (0, *(2**i for i in range(30)))
 
 @pytest.fixture(scope="module")
 def dataset() -> xr.Dataset:
-    """The valley wanders, so that its depth changes."""
+    """Every depth has changes of its own: the first and the last too, and the valley wanders."""
     made = with_clusters(scan_dataset(STEPS, layers=4))
-    noise = np.random.default_rng(9).uniform(0.5, 1.5, made["matrix_entropy"].shape)
-    return made.assign(matrix_entropy=made["matrix_entropy"] * noise)
+    draw = np.random.default_rng(9)
+    names = ("cluster_count", "plateau_share", "mean_cosine", "matrix_entropy", "anisotropy")
+    return made.assign({name: made[name] * draw.uniform(0.5, 1.5, made[name].shape) + 0.1 for name in names})
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,9 @@ def test_what_is_missing_is_a_verdict() -> None:
     nine = ontogeny.lags(with_clusters(scan_dataset(POCKET_STEPS[:9])), replicates=9)
     here = nine.sel(driver="massive_ratio", response="mean_cosine")
     assert here["verdict"].values.tolist() == ["too few checkpoints" if lag else "ok" for lag in range(-3, 4)]
+
+    unknown = verdicts(with_clusters(scan_dataset((-1, -1, -1))))
+    assert all(one == {"too few checkpoints"} for one in unknown.values())
 
     blind = verdicts(with_clusters(scan_dataset(attention="unavailable: none")))
     assert blind["sink_rate", "mean_cosine"] == {"not measured"}

@@ -40,10 +40,12 @@ def assert_same(trace, expected, mask=None):
                 same = getattr(twin, name).to(value.dtype)
                 torch.testing.assert_close(value, same, rtol=1e-4, atol=1e-6, msg=name)
     for depth, twin in zip(trace.depths, expected.depths, strict=True):
-        for name, value in vars(depth).items():
-            if value is not None:
-                same = getattr(twin, name)
-                torch.testing.assert_close(value, same, rtol=1e-4, atol=1e-6, equal_nan=True, msg=name)
+        parts = [(depth, twin), (depth.clusters, twin.clusters), (depth.clusters_shuffled, twin.clusters_shuffled)]
+        for part, other in parts:
+            for name, value in vars(part).items() if part is not None else ():
+                if isinstance(value, torch.Tensor):
+                    same = getattr(other, name)
+                    torch.testing.assert_close(value, same, rtol=1e-4, atol=1e-6, equal_nan=True, msg=name)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_a_bridge_gives_the_numbers_of_transformers(boot, family, side):
     assert set(found.data_vars) == set(scan.data_vars) and "weights_processed" not in found.attrs
 
 
-def test_a_bridge_gives_the_contexts_and_walks_of_transformers(boot):
+def test_a_bridge_gives_what_is_asked_for_besides_of_transformers(boot):
     ids, mask = token_ids(3, LENGTH), padded("left")
     expected = run_pass(tiny("llama"), ids, mask, needs=EVERYTHING)
     bridge = boot(tiny("llama"))

@@ -18,7 +18,7 @@ from tests.models import tiny, token_ids
 from tests.probes.sources import arrays_of
 
 LENGTH = 24
-PROBES = ["sinks", "secondary", "waivers", "massive", "contexts", "walks"]
+PROBES = ["sinks", "secondary", "waivers", "massive", "contexts", "walks", "clusters"]
 BRIDGED = ["gpt2", "gpt_neox", "llama", "mistral", "gemma2"]
 needs_lens = pytest.mark.skipif(find_spec("transformer_lens") is None, reason="needs pip install ontogeny[lens]")
 
@@ -58,7 +58,9 @@ def test_a_model_gives_the_numbers_of_a_scan_and_of_a_trace(family):
     chosen = make_probes(PROBES, ProbeSettings(LENGTH, 16))
     scanned = measure_checkpoint(double(family), Corpus("random", ids.numpy(), "auto"), chosen, 3, Progress())
     assert_same(found, scanned.drop_vars("batch_size"), 1e-12)
-    with ontogeny.capture(model := double(family), needs={"attention", "residual", "contexts", "walks"}) as trace:
+    with ontogeny.capture(
+        model := double(family), needs={"attention", "residual", "contexts", "walks", "clusters"}
+    ) as trace:
         model(ids)
     assert_same(ontogeny.measure(trace, probes=PROBES), found, 1e-12)
     assert found.attrs["attention"] == found.attrs["residual"] == found.attrs["update_norm"] == "captured"

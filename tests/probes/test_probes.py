@@ -277,7 +277,7 @@ def test_layers_with_different_numbers_of_heads_are_refused():
             probe.reduce(uneven)
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name != "random_tokens"])  # which sees no head
 def test_of_layers_with_different_numbers_of_heads_experiments_are_unavailable(name):
     model = tiny("llama")
     attention, width = model.model.layers[0].self_attn, 8

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,10 +22,11 @@ from ontogeny.dynamics.particles.components import labels
 from ontogeny.dynamics.particles.dormand_prince import ORDER, Trial, attempt
 from ontogeny.dynamics.particles.model import Model
 from ontogeny.dynamics.particles.sphere import normalised
-from ontogeny.dynamics.particles.step import Step
+from ontogeny.dynamics.particles.step import Step, pool_size
 
 TIE = 1e-7
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+REFILL = 0.75
 MEMORY = 0.04  # the exponent of the last error in the controller, which calms steps that stability limits
 
 
@@ -50,10 +52,19 @@ class Moving:
         """The trajectories `which`."""
         return Moving(**{name: value[which] for name, value in vars(self).items()})
 
+    def with_(self, more: Moving) -> Moving:
+        """These trajectories, and `more`."""
+        return Moving(**{name: torch.cat([value, getattr(more, name)]) for name, value in vars(self).items()})
+
     @property
     def together(self) -> Tensor:
         """Which particles are tied to which, (m, n, n)."""
         return self.group[:, :, None] == self.group[:, None, :]
+
+    @property
+    def apart(self) -> Tensor:
+        """1.0 for particles that are not tied to one another, (m, n, n), 0.0 for those that are."""
+        return (~self.together).to(self.x.dtype)
 
 
 def adaptive(
@@ -69,22 +80,24 @@ def adaptive(
 ) -> Iterator[Step]:
     """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), until the horizon or until settled.
 
+    As many as fit the cache are on their way at a time; others begin as those end.
     A trajectory is settled once all of its particles are tied. The error of each step is at most `tolerance` in every
     coordinate. `tries` (B,) is counted up by every step tried, and a trajectory stops after `budget` of them.
     """
     tying = tying and model.values_are_identity and not model.causal
-    moving = _start(model, beta, x, horizon, tolerance)
-    if tying:
-        moving = _tied(model, moving)
-    while len(moving.rows):
+    rows = torch.arange(len(x))
+    size = pool_size(x.shape[1])
+    moving = _start(model, beta, x, rows[:0], horizon, tolerance)
+    while len(rows) or len(moving.rows):
+        if len(rows) and len(moving.rows) <= size * REFILL:
+            free = size - len(moving.rows)
+            moving = moving.with_(_start(model, beta, x, rows[:free], horizon, tolerance))
+            rows = rows[free:]
+            if tying:
+                moving = _tied(model, moving)
         h = torch.minimum(moving.h, horizon - moving.t)
-        together = moving.together
-        trial = attempt(
-            lambda at, beta=moving.beta, together=together: model.velocity(at, beta, together),
-            moving.x,
-            moving.velocity,
-            h[:, None, None],
-        )
+        velocity = partial(model.velocity, beta=moving.beta, apart=moving.apart)
+        trial = attempt(velocity, moving.x, moving.velocity, h[:, None, None])
         tries[moving.rows] += 1
         accepted = trial.error <= tolerance
         start = moving.t
@@ -108,18 +121,18 @@ class _Accepted:
     trial: Trial
     done: Tensor
 
-    def at(self, which: Tensor, share: Tensor) -> Tensor:
-        return self.trial.at(self.done[which], share)
+    def path(self, which: Tensor, particle: Tensor) -> Tensor:
+        return self.trial.path(self.done[which], particle)
 
 
-def _start(model: Model, beta: Tensor, x: Tensor, horizon: float, tolerance: float) -> Moving:
-    """The trajectories at time 0, with a first step that would be right for a velocity that turns by itself."""
+def _start(model: Model, beta: Tensor, x: Tensor, rows: Tensor, horizon: float, tolerance: float) -> Moving:
+    """The trajectories `rows` at time 0. Their first step is one over which a state would move by tolerance^(1 / 5)."""
+    beta, x = beta[rows, None, None], x[rows]
     batch, n = x.shape[:2]
-    beta = beta[:, None, None]
     velocity = model.velocity(x, beta)
     speed = velocity.abs().amax((-2, -1))
     return Moving(
-        rows=torch.arange(batch),
+        rows=rows,
         beta=beta,
         t=x.new_zeros(batch),
         x=x,
@@ -165,7 +178,7 @@ def _tied(model: Model, moving: Moving) -> Moving:
     member = (group[:, :, None] == group[:, None, :]).to(some.x.dtype)
     x = normalised(member @ some.x).gather(1, group[..., None].expand_as(some.x))
     some = replace(some, x=x, group=group)
-    velocity = model.velocity(x, some.beta, some.together)
+    velocity = model.velocity(x, some.beta, some.apart)
     state, speed, groups = moving.x.clone(), moving.velocity.clone(), moving.group.clone()
     state[found], speed[found], groups[found] = x, velocity, group
     return _held(replace(moving, x=state, velocity=speed, group=groups))

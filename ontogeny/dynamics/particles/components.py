@@ -13,16 +13,17 @@ from torch import Tensor
 def linkage(cosines: Tensor) -> Tensor:
     """The cosines along the maximum spanning tree's edges, descending, (B, n - 1), of cosines (B, n, n); Prim's way."""
     batch, n = cosines.shape[:2]
-    rows = torch.arange(batch)
+    rows = cosines.reshape(batch * n, n)
+    first = torch.arange(0, batch * n, n)
     heights = cosines.new_empty(batch, n - 1)
-    inside = torch.zeros(batch, n, dtype=torch.bool)
-    inside[:, 0] = True
-    nearest = cosines[:, 0].masked_fill(inside, -torch.inf)
+    outside = torch.zeros_like(cosines[:, 0])  # 0 for a particle that is not in the tree yet, -inf for one that is
+    outside[:, 0] = -torch.inf
+    nearest = cosines[:, 0] + outside
     for edge in range(n - 1):
         heights[:, edge], joining = nearest.max(-1)
-        inside[rows, joining] = True
-        torch.maximum(nearest, cosines[rows, joining], out=nearest)
-        nearest.masked_fill_(inside, -torch.inf)
+        outside.scatter_(1, joining[:, None], -torch.inf)
+        torch.maximum(nearest, rows.index_select(0, first + joining), out=nearest)
+        nearest += outside
     return heights.sort(-1, descending=True).values
 
 
@@ -32,7 +33,7 @@ def counts(heights: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def labels(adjacent: Tensor) -> Tensor:
-    """The least index in each particle's component, (B, n), of a symmetric adjacency (B, n, n), true on its diagonal."""
+    """The least index in each particle's component, (B, n), of a symmetric, reflexive adjacency (B, n, n)."""
     n = adjacent.shape[-1]
     found = torch.arange(n).expand(len(adjacent), n)
     while True:

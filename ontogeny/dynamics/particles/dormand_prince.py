@@ -26,9 +26,7 @@ STAGES = tuple(
         (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
     )
 )
-ERROR = torch.tensor(
-    (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40), dtype=torch.float64
-)
+ERROR = torch.tensor((71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40), dtype=torch.float64)
 # Of the interpolant x0 + h sum_i b_i(share) k_i, where b_i is share (c_0 + c_1 share + ...).
 INTERPOLANT = torch.tensor(
     (
@@ -46,9 +44,10 @@ INTERPOLANT = torch.tensor(
 
 @dataclass(frozen=True)
 class Trial:
-    """A step that was tried: from `x0` (B, n, d) by `h` (B, 1, 1) to `x` on the sphere, with velocities `k` (7, B, n, d).
+    """A step that was tried: from `x0` (B, n, d) by `h` (B, 1, 1) to `x` on the sphere.
 
-    `error` (B,) is the largest error of a coordinate. The last velocity is that at `x`, where the next step begins.
+    `k` (7, B, n, d) are the velocities on its way, of which the last is that at `x`, where the next step begins, and
+    `error` (B,) is the largest error of a coordinate.
     """
 
     x0: Tensor
@@ -57,12 +56,10 @@ class Trial:
     x: Tensor
     error: Tensor
 
-    def at(self, which: Tensor, share: Tensor) -> Tensor:
-        """The interpolated states (m, n, d) on the sphere of `which` (m,), at `share` (m,) of the step."""
-        powers = share[:, None] ** torch.arange(1, 5, dtype=share.dtype)
-        weights = powers @ INTERPOLANT.T
-        moved = torch.einsum("ms,smnd->mnd", weights, self.k[:, which])
-        return normalised(self.x0[which] + self.h[which] * moved)
+    def path(self, which: Tensor, particle: Tensor) -> Tensor:
+        """See `Inside.path`: of degree 4, in which the error of what lies between is of the order of the step's."""
+        turning = torch.tensordot(self.k[:, which, particle], INTERPOLANT, dims=([0], [0]))
+        return torch.cat([self.x0[which, particle, :, None], self.h[which] * turning], dim=-1)
 
 
 def attempt(velocity: Callable[[Tensor], Tensor], x: Tensor, velocity_there: Tensor, h: Tensor) -> Trial:

@@ -8,45 +8,58 @@ first fall, and the plateau after it lasts until there are fewer clusters still.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from ontogeny.dynamics.particles.components import linkage
+from ontogeny.dynamics.particles.step import Step, along
 
 ROUNDS = 60
 NARROW = 1e-13
+NEVER = 2.0
 
 
-def crossing(states: Callable[[Tensor, Tensor], Tensor], which: Tensor, edge: Tensor, threshold: Tensor) -> Tensor:
-    """The share of its step at which each of m linkages crosses its threshold, (m,), by false position (Illinois).
+def joinings(step: Step, which: Tensor, threshold: Tensor) -> Tensor:
+    """When the clusters of k trajectories `which` of a step join, as shares of it, ascending, (k, n - 1).
 
-    `states(which, share)` are the states (m, n, d) inside the steps of trajectories `which` (m,). The cosine of the
-    tree's `edge` (m,) does not exceed the threshold at the start of the step, and does at its end.
+    0 for what was joined before, 2 for what is not by the end. The linkage is that of the moments at which pairs, not
+    both near at the start, come to exceed the `threshold` (k,).
     """
+    x0 = step.at(which, torch.zeros(len(which), dtype=threshold.dtype))
+    before = x0 @ x0.mT > threshold[:, None, None]
+    after = step.x[which] @ step.x[which].mT > threshold[:, None, None]
+    moment = torch.where(after, 0.0, NEVER).to(threshold.dtype)
+    event, i, j = (after & ~before).triu(1).nonzero(as_tuple=True)
+    share = _crossing(step.inside.path(which[event], i), step.inside.path(which[event], j), threshold[event])
+    moment[event, i, j] = moment[event, j, i] = share
+    return -linkage(-moment)
+
+
+def _crossing(a: Tensor, b: Tensor, threshold: Tensor) -> Tensor:
+    """Where on their paths (m, d, degree + 1) pairs come to exceed thresholds (m,), by false position (Illinois)."""
+    low, high = torch.zeros_like(threshold), torch.ones_like(threshold)
 
     def excess(some: Tensor, share: Tensor) -> Tensor:
-        x = states(which[some], share)
-        return linkage(x @ x.mT).gather(1, edge[some, None])[:, 0] - threshold[some]
+        return (along(a[some], share) * along(b[some], share)).sum(-1) - threshold[some]
 
-    everything = torch.arange(len(which))
-    low, high = torch.zeros(len(which), dtype=torch.float64), torch.ones(len(which), dtype=torch.float64)
-    below, above = excess(everything, low), excess(everything, high)
-    open_ = everything
+    left = torch.arange(len(threshold))
+    below, above = excess(left, low), excess(left, high)
+    last = torch.zeros_like(threshold)  # 1 where the upper end moved last, -1 where the lower did
     for _ in range(ROUNDS):
-        open_ = open_[(high[open_] - low[open_] > NARROW) & (above[open_] > NARROW) & (below[open_] < 0)]
-        if not len(open_):
+        left = left[(high[left] - low[left] > NARROW) & (above[left] > NARROW) & (below[left] < -NARROW)]
+        if not len(left):
             break
-        a, b, fa, fb = low[open_], high[open_], below[open_], above[open_]
-        share = a - fa * (b - a) / (fb - fa)
-        found = excess(open_, share)
+        share = low[left] - below[left] * (high[left] - low[left]) / (above[left] - below[left])
+        found = excess(left, share)
         past = found > 0
-        low[open_], high[open_] = torch.where(past, a, share), torch.where(past, share, b)
-        below[open_] = torch.where(past, fa / 2, found)
-        above[open_] = torch.where(past, found, fb / 2)
-    return high
+        up, down = left[past], left[~past]
+        low[down], below[down] = share[~past], found[~past]
+        high[up], above[up] = share[past], found[past]
+        above[down] = torch.where(last[down] < 0, above[down] / 2, above[down])
+        below[up] = torch.where(last[up] > 0, below[up] / 2, below[up])
+        last[down], last[up] = -1, 1
+    return torch.where(below >= -NARROW, low, high)
 
 
 def plateaus(first: np.ndarray, mergers: np.ndarray, particles: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -35,7 +35,8 @@ class Head:
 class Model:
     """A self-attention model of `kind` "sa", "usa" or the name of a mechanism. A sink logit is 0.
 
-    With `causal` a particle sees those of lower index and itself (arXiv 2411.04990); `usa`, `relu` and `sigmoid` still divide by n.
+    With `causal` a particle sees those of lower index and itself (arXiv 2411.04990); `usa`, `relu` and `sigmoid`
+    divide by n all the same.
     """
 
     kind: str = SELF_ATTENTION
@@ -47,11 +48,11 @@ class Model:
         """Whether V = I in every head: then particles at one place do not move one another."""
         return all(head.V is None for head in self.heads)
 
-    def velocity(self, x: Tensor, beta: Tensor, together: Tensor | None = None) -> Tensor:
+    def velocity(self, x: Tensor, beta: Tensor, apart: Tensor | None = None) -> Tensor:
         """dx/dt, (B, n, d), at states (B, n, d) and `beta` (B, 1, 1).
 
-        `together` (B, n, n) tells which particles are at one place. Where V = I they do not move one another, and are
-        left out: the rounding of their pull would drown the others', which is exponentially small in beta.
+        `apart` (B, n, n) is 0.0 for particles at one place and 1.0 for others. Where V = I those at one place do not
+        move one another, and are left out: rounding of their pull would drown the others', exponentially small in beta.
         """
         moved = torch.zeros_like(x)
         for head in self.heads:
@@ -60,10 +61,10 @@ class Model:
                 pull = weights @ x
                 moved += pull if head.V is None else pull @ head.V.mT
                 continue
-            if together is None:
+            if apart is None:
                 weights.diagonal(dim1=-2, dim2=-1).zero_()
             else:
-                weights.masked_fill_(together, 0)
+                weights.mul_(apart)
             moved += weights @ x
         return tangent(x, moved)
 
@@ -75,10 +76,11 @@ class Model:
             n = x.shape[-2]
             scores.masked_fill_(torch.ones(n, n, dtype=torch.bool).triu(1), -torch.inf)
         if self.kind == SELF_ATTENTION:
-            return scores.softmax(-1)
+            weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()  # twice as fast as torch's softmax
+            return weights.div_(weights.sum(-1, keepdim=True))
         if self.kind == UNNORMALISED:
             return scores.sub_(beta).exp_().div_(x.shape[-2])
         mechanism = MECHANISMS[self.kind]
-        keys = torch.tensor([x.shape[-2]])
+        keys = torch.tensor([float(x.shape[-2])], dtype=x.dtype)  # of float64, so that its logarithm is
         sinks = torch.zeros(1, dtype=x.dtype) if mechanism.takes_sinks else None
         return mechanism.weight(scores, mechanism.threshold(ScoredRows(scores, keys, sinks)))

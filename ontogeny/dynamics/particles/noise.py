@@ -7,8 +7,10 @@ and weak order 1. Each sample has noise of its own, which is the same for every 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice, pairwise
 
 import numpy as np
 import torch
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from ontogeny.dynamics.particles.model import Model
 from ontogeny.dynamics.particles.sphere import normalised, tangent
-from ontogeny.dynamics.particles.step import Step
+from ontogeny.dynamics.particles.step import Step, pool_size
 
 BLOCK = 64
 
@@ -25,45 +27,55 @@ def noisy(
     model: Model,
     beta: Tensor,
     x: Tensor,
-    sources: list[np.random.Generator],
-    source: Tensor,
+    source: Callable[[int], np.random.Generator],
+    sample: Tensor,
     *,
     sigma: float,
-    grid: np.ndarray,
+    times: np.ndarray,
+    horizon: float,
+    longest: float,
     budget: int,
     tries: Tensor,
 ) -> Iterator[Step]:
-    """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), at the times of `grid` (from 0 on).
+    """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), none longer than `longest`.
 
-    Trajectory b takes its noise from `sources[source[b]]`. `tries` (B,) is counted up by every step; all stop after
-    `budget` of them.
+    Trajectory b takes the noise of `sample[b]`, from its `source`. `tries` (B,) is counted up by every step; all stop
+    after `budget` of them.
     """
-    beta = beta[:, None, None]
-    rows = torch.arange(len(x))
-    going_on = torch.zeros(len(x), dtype=torch.bool)
-    for step, (start, end) in enumerate(zip(grid[:budget], grid[1 : budget + 1], strict=False)):
-        if step % BLOCK == 0:
-            block = np.stack([one.standard_normal((BLOCK, *x.shape[1:])) for one in sources])
-        h = end - start
-        kick = sigma * h**0.5 * torch.from_numpy(block[:, step % BLOCK])[source]
-        drift = model.velocity(x, beta)
-        ahead = normalised(x + h * drift + tangent(x, kick))
-        drift = (drift + model.velocity(ahead, beta)) / 2
-        after = normalised(x + h * drift + (tangent(x, kick) + tangent(ahead, kick)) / 2)
-        tries += 1
-        times = (torch.full((len(x),), float(one), dtype=x.dtype) for one in (start, end))
-        yield Step(rows, *times, after, Chord(x, after), going_on)
-        x = after
+    for rows in torch.arange(len(x)).split(pool_size(x.shape[1])):
+        drawn, place = sample[rows].unique(return_inverse=True)
+        sources = [source(one) for one in drawn.tolist()]
+        some, beta_there = x[rows], beta[rows, None, None]
+        for number, (start, end) in enumerate(islice(spans(times, horizon, longest), budget)):
+            if number % BLOCK == 0:
+                block = torch.from_numpy(np.stack([one.standard_normal((BLOCK, *x.shape[1:])) for one in sources]))
+            kick = sigma * (end - start) ** 0.5 * block[place, number % BLOCK]
+            after = heun(model, beta_there, some, end - start, kick)
+            tries[rows] += 1
+            begun, ended = (some.new_full((len(rows),), one) for one in (start, end))
+            going_on = torch.zeros(len(rows), dtype=torch.bool)
+            yield Step(rows, begun, ended, after, Chord(some, after), going_on)
+            some = after
 
 
-def time_grid(times: np.ndarray, horizon: float, step: float) -> np.ndarray:
-    """Times from 0 to the horizon, no further apart than `step`, with every one of `times` among them."""
-    marks = np.unique(np.concatenate([[0.0], times, [horizon]]))
-    parts = [
-        np.linspace(a, b, int(np.ceil((b - a) / step * (1 - 1e-12))) + 1)[1:]
-        for a, b in zip(marks, marks[1:], strict=False)
-    ]
-    return np.concatenate([[0.0], *parts])
+def heun(model: Model, beta: Tensor, x: Tensor, h: float, kick: Tensor) -> Tensor:
+    """One step of size h from states x (B, n, d), with the noise's increments `kick` (B, n, d): sigma dW."""
+    drift = model.velocity(x, beta)
+    ahead = normalised(x + h * drift + tangent(x, kick))
+    drift = (drift + model.velocity(ahead, beta)) / 2
+    return normalised(x + h * drift + (tangent(x, kick) + tangent(ahead, kick)) / 2)
+
+
+def spans(times: np.ndarray, horizon: float, longest: float) -> Iterator[tuple[float, float]]:
+    """Start and end of every step from 0 to the horizon: equal steps from one of `times` to the next."""
+    marks = np.unique([0.0, *times, horizon]).tolist()
+    for begin, end in pairwise(marks):
+        number = math.ceil((end - begin) / longest * (1 - 1e-12))
+        at = begin
+        for step in range(1, number + 1):
+            after = end if step == number else begin + (end - begin) * step / number
+            yield at, after
+            at = after
 
 
 @dataclass(frozen=True)
@@ -73,6 +85,7 @@ class Chord:
     x0: Tensor
     x: Tensor
 
-    def at(self, which: Tensor, share: Tensor) -> Tensor:
-        """See `Inside.at`."""
-        return normalised(torch.lerp(self.x0[which], self.x[which], share[:, None, None]))
+    def path(self, which: Tensor, particle: Tensor) -> Tensor:
+        """See `Inside.path`: of degree 1."""
+        x0 = self.x0[which, particle]
+        return torch.stack([x0, self.x[which, particle] - x0], dim=-1)

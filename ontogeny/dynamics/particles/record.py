@@ -1,4 +1,4 @@
-"""What is kept of trajectories: values at requested times, the first time of every cluster count, and how each ended."""
+"""What is kept of trajectories: values at requested times, the first time of every count, and how each ended."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ontogeny.dynamics.particles.components import counts, linkage
 from ontogeny.dynamics.particles.energy import clustered, energy
-from ontogeny.dynamics.particles.events import crossing
-from ontogeny.dynamics.particles.step import Step
+from ontogeny.dynamics.particles.events import joinings
+from ontogeny.dynamics.particles.step import Step, pool_size
 
 States = Callable[[Tensor, Tensor], Tensor]
 
@@ -36,8 +36,9 @@ class Record:
         self.first = counts(linkage(x @ x.mT), thresholds)
         self.last, self._lowest = self.first.clone(), self.first.clone()
         self.settled = torch.zeros(batch, dtype=torch.bool)
+        self._most = pool_size(max(n, d))
         self._next = torch.zeros(batch, dtype=torch.long)
-        self._due(torch.arange(batch), self.end, lambda which, place: x[which])
+        self._due(torch.arange(batch), self.end, lambda which, _: x[which])
 
     def take(self, step: Step) -> None:
         """Record what falls within a step."""
@@ -46,7 +47,7 @@ class Record:
 
         def inside(which: Tensor, place: Tensor) -> Tensor:
             start = step.start[which]
-            return step.inside.at(which, (self.times[place] - start) / (step.end[which] - start))
+            return step.at(which, (self.times[place] - start) / (step.end[which] - start))
 
         self._due(rows, step.end, inside)
         self.end[rows] = step.end
@@ -54,7 +55,7 @@ class Record:
         if step.settled.any():
             for_good = step.settled.nonzero()[:, 0]
             never = torch.full_like(self.end[for_good], torch.inf)
-            self._due(rows[for_good], never, lambda which, place: step.x[for_good[which]])
+            self._due(rows[for_good], never, lambda which, _: step.x[for_good[which]])
 
     def done(self) -> int:
         """How many of the B T values are recorded."""
@@ -66,7 +67,7 @@ class Record:
         number = after - first
         which = torch.arange(len(rows)).repeat_interleave(number)
         place = torch.arange(len(which)) - (number.cumsum(0) - number - first).repeat_interleave(number)
-        for some, there in zip(which.split(len(self.end)), place.split(len(self.end)), strict=True):
+        for some, there in zip(which.split(self._most), place.split(self._most), strict=True):
             x, row = states(some, there), rows[some]
             cosines = x @ x.mT
             self.energy[row, there] = energy(cosines, self.beta[row])
@@ -78,15 +79,16 @@ class Record:
 
     def _mergers(self, step: Step) -> None:
         """Locate the mergers within a step: where the count is lower at its end than ever before."""
-        rows = step.rows
+        rows, n = step.rows, step.x.shape[1]
         self.last[rows] = now = counts(linkage(step.x @ step.x.mT), self.thresholds)
         lowest = self._lowest[rows]
-        new = torch.arange(1, step.x.shape[-2])
-        which, level, new_count = ((now[..., None] <= new) & (new < lowest[..., None])).nonzero(as_tuple=True)
         self._lowest[rows] = torch.minimum(lowest, now)
+        which, level = (now < lowest).nonzero(as_tuple=True)
         if not len(which):
             return
-        edge = step.x.shape[-2] - 2 - new_count  # a count of c or fewer takes n - c edges above the threshold
-        share = crossing(step.inside.at, which, edge, self.thresholds[level])
-        start = step.start[which]
-        self.reached[rows[which], level, new_count] = start + share * (step.end[which] - start)
+        share = joinings(step, which, self.thresholds[level])
+        new = n - 1 - torch.arange(n - 1)  # the count that each joining leaves
+        event, joining = ((new < lowest[which, level, None]) & (new >= now[which, level, None])).nonzero(as_tuple=True)
+        which, level = which[event], level[event]
+        start, end = step.start[which], step.end[which]
+        self.reached[rows[which], level, new[joining] - 1] = start + share[event, joining] * (end - start)

@@ -51,8 +51,8 @@ def checked_model(kind: str, matrices: dict[str, ArrayLike | None], causal: bool
         heads = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise UsageError(f"expected as many matrices for every name, one for each head, got {heads}")
     number = max(sizes.values(), default=1)
-    heads = [{name: _matrix(stack[head]) for name, stack in given.items()} for head in range(number)]
-    return Model(kind, tuple(Head(**one) for one in heads), causal)
+    matrices_of = [{name: _matrix(stack[head]) for name, stack in given.items()} for head in range(number)]
+    return Model(kind, tuple(Head(**one) for one in matrices_of), causal)
 
 
 def checked_starts(
@@ -116,7 +116,7 @@ def checked_request(
     if not ((levels > -1) & (levels < 1 - 1e-12)).all() or len(np.unique(levels)) < len(levels):
         raise UsageError(f"expected different thresholds between -1 and 1, below it by 1e-12, got {_some(levels)}")
     marks = _grid(horizon) if times is None else _numbers("times", times)
-    if not (np.diff(marks) > 0).all() or not (0 <= marks[0] and marks[-1] <= horizon):
+    if not (np.diff(marks) > 0).all() or not (marks[0] >= 0 and marks[-1] <= horizon):
         wanted = f"ascending times from 0 to the horizon, {horizon:g}"
         raise UsageError(f"expected {wanted}, got {_some(marks)}: change the times or the horizon")
     return Request(

@@ -1,8 +1,9 @@
-"""Running a request: trajectories in chunks that fit the cache, and what became of each."""
+"""Running a request: its trajectories, and what became of each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ontogeny.dynamics.particles.adaptive import adaptive
 from ontogeny.dynamics.particles.events import plateaus
-from ontogeny.dynamics.particles.noise import noisy, time_grid
+from ontogeny.dynamics.particles.noise import noisy
 from ontogeny.dynamics.particles.record import Record
 from ontogeny.dynamics.particles.request import Request, generator
 from ontogeny.dynamics.particles.step import Step
@@ -18,7 +19,6 @@ from ontogeny.dynamics.particles.step import Step
 Progress = Callable[[int, int], None]
 Variables = dict[str, np.ndarray]
 
-CHUNK_BYTES = 2 << 20  # of one array (trajectories, n, n)
 COLLAPSED, HORIZON, STEP_BUDGET = "collapsed", "horizon", "step budget"
 
 
@@ -27,27 +27,33 @@ def run(request: Request, on_progress: Progress | None = None) -> Variables:
 
     `on_progress(done, total)` is told how many of the values at recorded times there are, after every step.
     """
-    samples, n, _ = request.starts.shape
-    trajectories = np.arange(len(request.beta) * samples)
-    size = max(1, CHUNK_BYTES // (8 * n * n))
-    parts = []
-    for chunk in np.split(trajectories, np.arange(size, len(trajectories), size)):
-        sample = chunk % samples
-        x = torch.from_numpy(request.starts[sample])
-        beta = torch.from_numpy(request.beta[chunk // samples])
-        tries = torch.zeros(len(chunk), dtype=torch.long)
-        times, thresholds = torch.from_numpy(request.times), torch.from_numpy(request.thresholds)
-        record = Record(x, beta, times, thresholds, keep_states=request.keep_states)
-        for step in _steps(request, x, beta, sample, tries):
+    betas, samples = len(request.beta), len(request.starts)
+    x = torch.from_numpy(request.starts).repeat(betas, 1, 1)
+    beta = torch.from_numpy(request.beta).repeat_interleave(samples)
+    tries = torch.zeros(betas * samples, dtype=torch.long)
+    times, thresholds = torch.from_numpy(request.times), torch.from_numpy(request.thresholds)
+    record = Record(x, beta, times, thresholds, keep_states=request.keep_states)
+    with _one_thread():
+        for step in _steps(request, x, beta, tries):
             record.take(step)
             if on_progress is not None:
-                on_progress(int(chunk[0]) * len(times) + record.done(), len(trajectories) * len(times))
-        parts.append(_variables(request, record, tries))
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                on_progress(record.done(), len(x) * len(times))
+    return _variables(request, record, tries)
 
 
-def _steps(request: Request, x: Tensor, beta: Tensor, sample: np.ndarray, tries: Tensor) -> Iterator[Step]:
-    """The steps of a chunk's trajectories, which start from `x` (B, n, d) and belong to `sample` (B,)."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread inside: arrays that fit a core's cache gain little from more, and lose much where cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _steps(request: Request, x: Tensor, beta: Tensor, tries: Tensor) -> Iterator[Step]:
+    """The steps of the trajectories from states `x` (B, n, d) with `beta` (B,)."""
     if not request.noise:
         return adaptive(
             request.model,
@@ -58,15 +64,17 @@ def _steps(request: Request, x: Tensor, beta: Tensor, sample: np.ndarray, tries:
             budget=request.step_budget,
             tries=tries,
         )
-    drawn, source = np.unique(sample, return_inverse=True)
+    samples = len(request.starts)
     return noisy(
         request.model,
         beta,
         x,
-        [generator(request.seed, 1, int(one)) for one in drawn],
-        torch.from_numpy(source),
+        lambda sample: generator(request.seed, 1, sample),
+        torch.arange(len(x)) % samples,
         sigma=request.noise,
-        grid=time_grid(request.times, request.horizon, request.noise_step),
+        times=request.times,
+        horizon=request.horizon,
+        longest=request.noise_step,
         budget=request.step_budget,
         tries=tries,
     )
@@ -87,7 +95,7 @@ def _variables(request: Request, record: Record, tries: Tensor) -> Variables:
         "plateau_start": start,
         "plateau_end": end,
         "plateau_count": held,
-        "verdict": np.where(whole, np.where(one, COLLAPSED, HORIZON), STEP_BUDGET),
+        "verdict": np.where(whole, np.where(one, COLLAPSED, HORIZON), STEP_BUDGET).astype(object),
         "end_time": record.end.numpy(),
         "steps": tries.numpy(),
     }

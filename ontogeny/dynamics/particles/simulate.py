@@ -51,7 +51,7 @@ def simulate(
     start: str | ArrayLike = "uniform",
     cap_radius: float = 0.1,
     seed: int = 0,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-8,
     step_budget: int = 20_000,
     keep_states: bool = False,
     on_progress: Callable[[int, int], None] | None = None,

@@ -1,18 +1,31 @@
-"""Steps of trajectories, and the state inside a step: what integration yields and recording takes."""
+"""Steps of trajectories, and the states inside them: what integration yields and recording takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
+
+from ontogeny.dynamics.particles.sphere import normalised
+
+POOL_BYTES = 2 << 20
+
+
+def pool_size(n: int) -> int:
+    """How many trajectories of n particles move at a time: as many as have their (n, n) arrays in the cache."""
+    return max(1, POOL_BYTES // (8 * n * n))
 
 
 class Inside(Protocol):
     """The states inside a step."""
 
-    def at(self, which: Tensor, share: Tensor) -> Tensor:
-        """States (m, n, d) on the sphere of the step's trajectories `which` (m,), `share` (m,) of the step done."""
+    def path(self, which: Tensor, particle: Tensor) -> Tensor:
+        """Coefficients (..., d, degree + 1) of polynomials in the share of the step done, which lead along the sphere.
+
+        Those of particles `particle` of the step's trajectories `which`, integers that broadcast to (...).
+        """
         ...
 
 
@@ -30,3 +43,14 @@ class Step:
     x: Tensor
     inside: Inside
     settled: Tensor
+
+    def at(self, which: Tensor, share: Tensor) -> Tensor:
+        """The states (k, n, d) of the step's trajectories `which` (k,), with `share` (k,) of the step done."""
+        paths = self.inside.path(which[:, None], torch.arange(self.x.shape[1]))
+        return along(paths, share[:, None])
+
+
+def along(path: Tensor, share: Tensor) -> Tensor:
+    """The states (..., d) on the sphere, `share` (...) along paths (..., d, degree + 1)."""
+    powers = share[..., None] ** torch.arange(path.shape[-1], dtype=share.dtype)
+    return normalised((path @ powers[..., None])[..., 0])

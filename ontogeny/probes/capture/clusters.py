@@ -33,21 +33,28 @@ class ClusterStream:
     def __init__(self, valid: Tensor | None) -> None:
         self.valid = valid
         self._members: dict[str, Tensor] = {}
+        self._following: Tensor | None = None
+        self._sample: Tensor | None = None
 
     def reduce(self, state: Tensor) -> tuple[ClusterTrace, ClusterTrace]:
         """The next depth's geometry and that of its shuffled baseline; state (B, T, d).
 
         In the baseline the values of each dimension are permuted over the selection's tokens, each on its own. The
-        permutations are the same for every sequence and depth. Raises OntogenyError where a state is not finite.
+        permutations are the same for every sequence of a length and every depth. Raises OntogenyError where a state is
+        not finite.
         """
         state = state if state.dtype == torch.float64 else state.float()
         if self.valid is not None:
             state = state.masked_fill(~self.valid[..., None], 0)
         require_finite(state)
+        if self._following is None:
+            self._following = permutations(state, self.valid)
+            self._sample = sampled_places(state, self.valid)
+        following = self._following
         counted = selections(state, self.valid).transpose(0, 1)
         found = self._measured("states", state, counted)
         parts = [
-            self._measured(f"shuffled {kind}", shuffled(state, one), one[:, None])
+            self._measured(f"shuffled {kind}", shuffled(state, one, following), one[:, None])
             for kind, one in enumerate(counted.unbind(1))
         ]
         baseline = {name: torch.cat([getattr(part, name) for part in parts], dim=1) for name in vars(found)}
@@ -58,10 +65,9 @@ class ClusterStream:
         point = directions(state)
         cosine = mean_cosine(point, counted)
         entropy, anisotropy, rank = spectral_measures(state, counted)
-        sample = sampled(state.shape[1])
-        if sample is not None:
-            places = torch.from_numpy(sample).to(state.device)
-            point, counted = point[:, places], counted[..., places]
+        if self._sample is not None:
+            point = point.gather(1, self._sample[..., None].expand(-1, -1, point.shape[-1]))
+            counted = counted.gather(2, self._sample[:, None].expand(-1, counted.shape[1], -1))
         few = counted.sum(-1) < 2
         energies, members = pairwise(point, counted)
         before, self._members[name] = self._members.get(name), members
@@ -123,24 +129,50 @@ def energy(cosine: Tensor, counted: Tensor) -> Tensor:
 
 
 def sampled(length: int) -> np.ndarray | None:
-    """The positions whose pairs stand for all of a sequence, in order, seeded; None where all are taken."""
+    """Which of a sequence's tokens are paired, standing for all, in order, seeded; None where all are."""
     if length <= TOKENS_AT_MOST:
         return None
     return np.sort(np.random.default_rng(SAMPLE_SEED).choice(length, TOKENS_AT_MOST, replace=False))
 
 
-def shuffled(state: Tensor, counted: Tensor) -> Tensor:
+def sampled_places(state: Tensor, valid: Tensor | None) -> Tensor | None:
+    """The places (B, TOKENS_AT_MOST) of what is paired of states (B, T, d), None where all is; some may be padding."""
+    if state.shape[1] <= TOKENS_AT_MOST:
+        return None
+    found = []
+    for real in torch.ones(state.shape[:2], dtype=torch.bool, device=state.device) if valid is None else valid:
+        places, padding = real.nonzero()[:, 0], (~real).nonzero()[:, 0]
+        sample = sampled(len(places))
+        paired = places if sample is None else places[torch.from_numpy(sample).to(places.device)]
+        found.append(torch.cat([paired, padding])[:TOKENS_AT_MOST])
+    return torch.stack(found)
+
+
+def permutations(state: Tensor, valid: Tensor | None) -> Tensor:
+    """For each dimension of states (B, T, d) a permutation of the places of tokens, (B, T, d); padding stays."""
+    sequences, length, width = state.shape
+    if valid is None:
+        return _permutation(length, width).to(state.device).expand(sequences, -1, -1)
+    found = []
+    for real in valid:
+        following = torch.arange(length, device=state.device)[:, None].repeat(1, width)
+        places = real.nonzero()[:, 0]
+        following[places] = places[_permutation(len(places), width).to(state.device)]
+        found.append(following)
+    return torch.stack(found)
+
+
+def shuffled(state: Tensor, counted: Tensor, following: Tensor) -> Tensor:
     """States (B, T, d) with each dimension's values permuted over the counted tokens (B, T), the others zero.
 
-    A dimension's permutation of all places is followed from a counted token on to the next counted one. That is a
-    permutation of these, every one as likely as any other, and it hardly changes where a token more is left out.
+    A dimension's permutation of all tokens, `following`, is gone along from a counted one to the next that is counted.
+    That is a permutation of these, every one as likely as any other, and hardly another where one token more is out.
     """
-    following = _permutations(*state.shape[1:]).to(state.device)
-    source = following.repeat(len(state), 1, 1)
+    source = following.clone()
     left_out = counted[:, :, None] & ~counted.gather(1, source.flatten(1)).view_as(source)
     sequence, place, dimension = left_out.nonzero(as_tuple=True)
     while len(sequence):
-        onward = following[source[sequence, place, dimension], dimension]
+        onward = following[sequence, source[sequence, place, dimension], dimension]
         source[sequence, place, dimension] = onward
         still = ~counted[sequence, onward]
         sequence, place, dimension = sequence[still], place[still], dimension[still]
@@ -148,7 +180,6 @@ def shuffled(state: Tensor, counted: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _permutations(length: int, width: int) -> Tensor:
-    """A permutation of the places for each dimension, (T, d)."""
-    places = np.arange(length)[:, None].repeat(width, axis=1)
-    return torch.from_numpy(np.random.default_rng(SHUFFLE_SEED).permuted(places, axis=0))
+def _permutation(tokens: int, width: int) -> Tensor:
+    drawn = np.arange(tokens)[:, None].repeat(width, axis=1)
+    return torch.from_numpy(np.random.default_rng(SHUFFLE_SEED).permuted(drawn, axis=0))

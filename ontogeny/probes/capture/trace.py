@@ -178,8 +178,7 @@ class Trace:
 
     @property
     def available(self) -> frozenset[str]:
-        """What probes find in this trace: some of `attention`, `values`, `residual`, `contexts`, `walks`
-        and `clusters`."""
+        """What probes find in this trace: some of the names that `needs` may hold."""
         joined = self._joined()
         there = {
             ATTENTION: bool(joined.layers),

@@ -1,0 +1,301 @@
+"""`ontogeny simulate`: particles under self-attention on the sphere, and how long they linger in clusters."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from zipfile import BadZipFile
+
+import typer
+
+from ontogeny.cli.errors import SOME_FAILED
+from ontogeny.cli.options import Json
+from ontogeny.errors import OntogenyError, UsageError
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from numpy.typing import NDArray
+    from rich.table import Table
+
+MOST_BETAS = 10_000
+STATES_AT_MOST = 1 << 28  # bytes of states that are kept for a plot unasked
+PHASES_FROM = 6  # betas
+STEP_BUDGET = "step budget"
+
+Particles = Annotated[int, typer.Option(help="Number of particles.")]
+Dimension = Annotated[int, typer.Option(help="Dimension of the space; they move on its unit sphere.")]
+Betas = Annotated[str, typer.Option(help="Numbers and ranges FIRST:LAST:STEP: 1,4,9 or 0.1:9:0.1.", metavar="BETAS")]
+Samples = Annotated[int, typer.Option(help="Starts, the same for every beta.")]
+Horizon = Annotated[float, typer.Option(help="Time to simulate, in that of shifted USA.")]
+Kind = Annotated[str, typer.Option(help="sa, usa, or a mechanism: softmax, sigmoid, relu ...")]
+Matrices = Annotated[
+    Path | None,
+    typer.Option(
+        help="NumPy archive of Q, K, V, (d, d) or (heads, d, d); the identity where absent.", metavar="FILE.npz"
+    ),
+]
+Causal = Annotated[bool, typer.Option("--causal", help="Particle i sees particles up to i.")]
+Noise = Annotated[float, typer.Option(help="Sigma of a Brownian motion on the sphere.")]
+Start = Annotated[str, typer.Option(help="Uniform on the sphere, or in K caps.", metavar="uniform|caps:K")]
+Seed = Annotated[int, typer.Option(help="Seed of starts and noise.")]
+Budget = Annotated[int, typer.Option(help="Steps after which a trajectory is given up, with its part kept.")]
+States = Annotated[bool, typer.Option("--states", help="Keep every particle's states in the dataset.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for the dataset (zarr).", metavar="DIR")]
+Plot = Annotated[Path | None, typer.Option(help="Draw the simulation into this HTML file.", metavar="FILE.html")]
+
+
+def simulate(
+    particles: Particles = 32,
+    dimension: Dimension = 2,
+    beta: Betas = "1,4,9",
+    samples: Samples = 1,
+    horizon: Horizon = 30.0,
+    kind: Kind = "sa",
+    matrices: Matrices = None,
+    causal: Causal = False,
+    noise: Noise = 0.0,
+    start: Start = "uniform",
+    seed: Seed = 0,
+    step_budget: Budget = 20_000,
+    states: States = False,
+    out: Out = None,
+    plot: Plot = None,
+    as_json: Json = False,
+) -> int:
+    """Simulate particles under self-attention and print their mergers and plateaus."""
+    betas = read_betas(beta)
+    _refuse_targets(out, plot)
+    given: dict[str, Any] = {} if matrices is None else _read_matrices(matrices)
+    from ontogeny.dynamics.particles.simulate import simulate as run
+
+    size = 8 * len(betas) * samples * particles * dimension * 121
+    with _Drawn() as progress:
+        dataset = run(
+            particles,
+            dimension,
+            betas,
+            kind=kind,
+            causal=causal,
+            noise=noise,
+            samples=samples,
+            horizon=horizon,
+            start=start,
+            seed=seed,
+            step_budget=step_budget,
+            keep_states=states or (plot is not None and dimension <= 3 and size <= STATES_AT_MOST),
+            on_progress=progress.done,
+            **given,
+        )
+    if plot is not None:
+        _draw(dataset, plot)
+    if out is not None:
+        _write(dataset if states else dataset.drop_vars("state", errors="ignore"), out)
+    rows = trajectories(dataset)
+    if as_json:
+        settings = {name: dataset.attrs[name] for name in sorted(dataset.attrs)}
+        typer.echo(json.dumps({"settings": settings, "trajectories": rows}))
+    else:
+        _print(dataset, rows, out, plot)
+    return SOME_FAILED if any(row["verdict"] == STEP_BUDGET for row in rows) else 0
+
+
+def read_betas(text: str) -> list[float]:
+    """The betas that `text` names, ascending, each once: numbers and ranges FIRST:LAST:STEP, separated by commas.
+
+    A range holds its last number where steps of its decimals lead there.
+    """
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            ends = [Fraction(repr(float(one))) for one in part.split(":")]
+        except ValueError:
+            ends = []
+        if len(ends) == 1:
+            found.append(float(ends[0]))
+        elif len(ends) == 3 and ends[2] > 0 and ends[0] <= ends[1]:
+            first, last, step = ends
+            count = int((last - first) / step) + 1
+            if count + len(found) > MOST_BETAS:
+                raise UsageError(f"expected at most {MOST_BETAS:,} betas, got more in --beta {part.strip()}")
+            found += [float(first + step * i) for i in range(count)]
+        else:
+            wanted = "expected --beta to be numbers and ranges FIRST:LAST:STEP upwards, as 1,4,9 or 0.1:9:0.1"
+            raise UsageError(f"{wanted}; got {part.strip() or text!r}")
+    return sorted(set(found))
+
+
+def _refuse_targets(out: Path | None, plot: Path | None) -> None:
+    if out is not None and out.exists():
+        raise UsageError(f"{out} is there already: expected --out DIR to be new; choose another or remove it")
+    for name, path in (("--out DIR", out), ("--plot FILE", plot)):
+        if path is not None and not path.parent.is_dir():
+            raise UsageError(f"expected {name} in a folder that is there, got {path}: make {path.parent} first")
+    if plot is not None and plot.is_dir():
+        raise UsageError(f"expected --plot FILE to be a file, got the folder {plot}: name a file in it")
+
+
+def _read_matrices(path: Path) -> dict[str, NDArray[Any]]:
+    """Q, K and V of a NumPy archive; nothing is unpickled."""
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            found = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise UsageError(f"{path} cannot be read as a NumPy archive (.npz) of plain numbers: {error}") from error
+    if not found or not set(found) <= set("QKV"):
+        raise UsageError(f"expected arrays named Q, K or V in {path}, got {', '.join(found) or 'none'}")
+    wrong = [name for name, matrix in found.items() if matrix.dtype.kind not in "fiu"]
+    if wrong:
+        raise UsageError(f"expected real numbers in {path}, got {found[wrong[0]].dtype} for {wrong[0]}")
+    return found
+
+
+class _Drawn:
+    """A bar on stderr: the share of the recorded times that is done; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True, highlight=False, emoji=False)
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn())
+        self._bar = Progress(
+            *columns,
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            expand=True,
+        )
+        self._task = self._bar.add_task("simulating", total=None)
+
+    def __enter__(self) -> _Drawn:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def done(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)
+
+
+def trajectories(dataset: xr.Dataset) -> list[dict[str, Any]]:
+    """A record for each beta and sample, at the highest threshold; None for a number that there is not."""
+    import numpy as np
+
+    highest = int(np.argmax(dataset["threshold"].values))
+    one = dataset.isel(threshold=highest).transpose("beta", "sample", ...)
+    plateau = ("plateau_start", "plateau_end", "plateau_count")
+    values = {name: one[name].values for name in ("cluster_count", "merger_time", "end_time", *plateau)}
+    rows = []
+    for i, j in np.ndindex(one.sizes["beta"], one.sizes["sample"]):
+        counts = values["cluster_count"][i, j]
+        end = float(values["end_time"][i, j])
+        known = counts[np.isfinite(counts)]
+        rows.append(
+            {
+                "beta": float(one["beta"][i]),
+                "sample": int(one["sample"][j]),
+                "verdict": str(one["verdict"].values[i, j]),
+                "clusters": int(known[-1]) if known.size else None,
+                "mergers": int(np.isfinite(values["merger_time"][i, j]).sum()),
+                "longest_plateau": _longest(np.stack([values[name][i, j] for name in plateau]), end),
+                "end_time": end,
+                "steps": int(one["steps"].values[i, j]),
+            }
+        )
+    return rows
+
+
+def _longest(plateaus: NDArray[Any], last: float) -> dict[str, float | int | bool] | None:
+    """The longest of `plateaus` (3, n): start, end, count; one whose end was not seen counts up to `last`."""
+    held = [
+        (last if math.isnan(end) else end, start, count, math.isnan(end))
+        for start, end, count in plateaus.T.tolist()
+        if count > 0
+    ]
+    if not held:
+        return None
+    end, start, count, opened = max(held, key=lambda one: one[0] - one[1])
+    return {"clusters": int(count), "start": start, "lifetime": end - start, "end_seen": not opened}
+
+
+def _draw(dataset: xr.Dataset, path: Path) -> None:
+    from ontogeny.plots import phase_diagram, simulation
+
+    figures = [simulation(dataset)]
+    if dataset.sizes["beta"] >= PHASES_FROM:
+        figures.append(phase_diagram(dataset))
+    parts = [fig.to_html(full_html=False, include_plotlyjs=i == 0) for i, fig in enumerate(figures)]
+    page = "<!doctype html>\n<meta charset='utf-8'>\n<title>Simulated particles</title>\n" + "\n".join(parts)
+    path.write_text(page, encoding="utf-8")
+
+
+def _write(dataset: xr.Dataset, out: Path) -> None:
+    """Write the dataset beside `out`, then move it there, so that no half of one is left under its name."""
+    partial = out.with_name(f".{out.name}.partial")
+    storable = dataset.assign(verdict=dataset["verdict"].astype(object))  # zarr has no format for <U11
+    try:
+        storable.to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
+        partial.rename(out)
+    except OSError as error:
+        raise OntogenyError(f"the dataset cannot be written to {out}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _print(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path | None, plot: Path | None) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False, emoji=False, markup=False)
+    console.print(_table(dataset, rows))
+    lines = ["longest plateau: clusters and lifetime; >: its end was not seen"]
+    if dataset.sizes["sample"] > 1:
+        lines.append("of several samples: the median one by lifetime, and mean mergers and steps")
+    if any(row["verdict"] == STEP_BUDGET for row in rows):
+        lines.append("step budget: given up before the horizon; raise --step-budget or lower --horizon")
+    lines += [f"dataset: {out}"] if out is not None else []
+    lines += [f"plot: {plot}"] if plot is not None else []
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _table(dataset: xr.Dataset, rows: list[dict[str, Any]]) -> Table:
+    """One line a beta."""
+    from rich import box
+    from rich.table import Table
+
+    attrs = dataset.attrs
+    title = (
+        f"{attrs['kind']}: {attrs['particles']} particles in {attrs['dimension']} dimensions, "
+        f"threshold {float(dataset['threshold'].max()):g}"
+    )
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("beta", justify="right")
+    table.add_column("verdict")
+    for name in ("mergers", "longest plateau", "steps"):
+        table.add_column(name, justify="right")
+    samples = dataset.sizes["sample"]
+    for first in range(0, len(rows), samples):
+        group = rows[first : first + samples]
+        tally = Counter(row["verdict"] for row in group)
+        verdict = ", ".join(word if samples == 1 else f"{number} {word}" for word, number in tally.items())
+        mergers, steps = (sum(row[name] for row in group) / samples for name in ("mergers", "steps"))
+        table.add_row(f"{group[0]['beta']:g}", verdict, f"{mergers:.3g}", _plateau(group), f"{steps:,.0f}")
+    return table
+
+
+def _plateau(group: list[dict[str, Any]]) -> str:
+    """The median of the longest plateaus of a beta's samples, those without one counted as 0."""
+    found = sorted((row["longest_plateau"] for row in group), key=lambda one: one["lifetime"] if one else 0.0)
+    median = found[(len(found) - 1) // 2]
+    if median is None:
+        return "-"
+    return f"{median['clusters']} for {'' if median['end_seen'] else '> '}{median['lifetime']:.3g}"

@@ -1,0 +1,155 @@
+"""The public function: its dataset, its verdicts, its starts, and every refusal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import ontogeny
+from ontogeny.errors import OntogenyError
+from tests.dynamics.particles.reference import two_clusters
+
+SQUARE = np.eye(2)[None].repeat(3, axis=0)
+
+
+@pytest.fixture(scope="module")
+def found():
+    return ontogeny.simulate(10, 3, [1.0, 8.0], samples=2, keep_states=True)
+
+
+def test_the_dataset_is_that_of_the_documentation(found, tmp_path):
+    dims = {
+        "state": ("time", "particle", "axis"),
+        "energy": ("time",),
+        "cluster_count": ("time", "threshold"),
+        "clustered": ("time",),
+        "merger_time": ("threshold", "merger"),
+        "plateau_start": ("threshold", "plateau"),
+        "plateau_end": ("threshold", "plateau"),
+        "plateau_count": ("threshold", "plateau"),
+        "verdict": (),
+        "end_time": (),
+        "steps": (),
+    }
+    assert {name: variable.dims for name, variable in found.data_vars.items()} == {
+        name: ("beta", "sample", *rest) for name, rest in dims.items()
+    }
+    sizes = {"beta": 2, "sample": 2, "time": 121, "threshold": 3, "merger": 9, "plateau": 9, "particle": 10, "axis": 3}
+    assert dict(found.sizes) == sizes
+    assert found["time"].values[0] == 0 and found["time"].values[-1] == 30
+    assert found.attrs["kind"] == "sa" and found.attrs["start"] == "uniform" and found.attrs["heads"] == 1
+    assert "geshkovski2023" in ontogeny.citations(found) and "geshkovski2024" in ontogeny.citations(found)
+    found.to_zarr(tmp_path / "simulation.zarr", consolidated=False)
+    xr.testing.assert_identical(xr.open_zarr(tmp_path / "simulation.zarr", consolidated=False).load(), found)
+
+
+def test_what_is_recorded_is_what_the_states_are(found):
+    x, beta = found["state"].values, found["beta"].values[:, None, None, None, None]
+    cosines = x @ x.swapaxes(-1, -2)
+    energy = np.exp(beta * (cosines - 1)).mean((-1, -2)) / (2 * beta[..., 0, 0])
+    np.testing.assert_allclose(found["energy"], energy, rtol=1e-12)
+    i, j = np.triu_indices(10, 1)
+    np.testing.assert_array_equal(found["clustered"], (cosines[..., i, j] > 0.999).mean(-1))
+    assert np.abs(np.linalg.norm(x, axis=-1) - 1).max() < 1e-12
+    assert (x[0] == x[0])[:, 0].all() and np.array_equal(x[0, :, 0], x[1, :, 0]), "starts are the same for every beta"
+
+
+def test_the_same_seed_gives_the_same_and_samples_do_not_depend_on_their_number(found):
+    again = ontogeny.simulate(10, 3, [1.0, 8.0], samples=2, keep_states=True)
+    xr.testing.assert_identical(found, again)
+    more = ontogeny.simulate(10, 3, 1.0, samples=4, times=[0.0], keep_states=True)
+    np.testing.assert_array_equal(more["state"].values[0, :2, 0], found["state"].values[0, :, 0])
+    other = ontogeny.simulate(10, 3, 1.0, samples=1, times=[0.0], keep_states=True, seed=1)
+    assert np.abs(other["state"].values[0, 0] - found["state"].values[0, 0, :1]).max() > 0.1
+
+
+def test_collapse_ends_a_trajectory_and_its_later_values_are_those_of_one_cluster():
+    one = ontogeny.simulate(8, 3, 0.5, horizon=1e4)
+    assert one["verdict"].item() == "collapsed" and one["end_time"].item() < 200
+    late = one.sel(time=slice(one["end_time"].item(), None))
+    assert late.sizes["time"] > 10 and (late["cluster_count"] == 1).all() and (late["clustered"] == 1).all()
+    np.testing.assert_allclose(late["energy"], 1.0, rtol=1e-12)
+
+
+def test_a_budget_that_does_not_suffice_ends_in_a_verdict_and_a_partial_result():
+    short = ontogeny.simulate(8, 3, [1.0, 20.0], horizon=1e12, step_budget=40)
+    assert (short["verdict"] == "step budget").all() and (short["steps"] == 40).all()
+    for beta in range(2):
+        one = short.isel(beta=beta, sample=0)
+        known = one["time"] <= one["end_time"]
+        assert 3 < known.sum() < 121
+        for name in ("energy", "clustered", "cluster_count"):
+            assert one[name].where(known, drop=True).notnull().all() and one[name].where(~known).isnull().all()
+    noisy = ontogeny.simulate(4, 2, 1.0, noise=0.1, horizon=1e6, step_budget=7)
+    assert noisy["verdict"].item() == "step budget" and noisy["steps"].item() == 7 and noisy["end_time"].item() > 0
+
+
+def test_a_horizon_that_comes_first_is_the_verdict():
+    early = ontogeny.simulate(start=two_clusters(0.0, 2), beta=9.0, horizon=5.0)
+    assert early["verdict"].item() == "horizon" and early["end_time"].item() == 5.0
+    assert np.isnan(early["plateau_end"].values[0, 0, 0, 0]) and early["plateau_start"].values[0, 0, 0, 0] == 0
+
+
+def test_states_that_are_all_equal_are_one_cluster():
+    same = ontogeny.simulate(start=np.tile([0.6, 0.8], (1, 5, 1)), beta=[0.1, 50.0])
+    assert (same["verdict"] == "collapsed").all() and (same["cluster_count"] == 1).all()
+    np.testing.assert_allclose(same["energy"].values[:, 0, -1], [5.0, 0.01])
+
+
+def test_caps_are_caps():
+    found = ontogeny.simulate(21, 3, 1.0, samples=3, start="caps:4", cap_radius=0.2, times=[0.0], keep_states=True)
+    assert found.attrs["start"] == "caps:4 of radius 0.2"
+    for x in found["state"].values[0, :, 0]:
+        angle = np.arccos(np.clip(x @ x.T, -1, 1))
+        cap = np.arange(21) * 4 // 21
+        assert angle[cap[:, None] == cap].max() <= 0.4 + 1e-9 and angle[cap[:, None] != cap].min() > 0.5
+        assert np.bincount(cap).tolist() == [6, 5, 5, 5]
+
+
+def test_progress_is_told_up_to_the_whole():
+    told = []
+    ontogeny.simulate(6, 2, [1.0, 2.0], samples=2, on_progress=lambda done, total: told.append((done, total)))
+    done = [one for one, _ in told]
+    assert done == sorted(done) and told[-1] == (4 * 121, 4 * 121) and len(told) > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"beta": 0.0}, "expected every beta to be positive and finite, got 0"),
+        ({"beta": [1.0, -2.0]}, "expected every beta to be positive and finite, got 1, -2"),
+        ({"beta": np.nan}, "expected every beta to be positive"),
+        ({"beta": []}, "expected beta to be one or more numbers"),
+        ({"particles": 1}, "expected particles to be a whole number of at least 2, got 1"),
+        ({"dimension": 1}, "expected dimension to be a whole number of at least 2, got 1"),
+        ({"samples": 0}, "expected samples to be a whole number of at least 1, got 0"),
+        ({"samples": 1.5}, "expected samples to be a whole number"),
+        ({"seed": -1}, "expected seed to be a whole number of at least 0, got -1"),
+        ({"kind": "linear"}, "expected kind to be one of sa, usa, softmax, .*, got 'linear'"),
+        ({"horizon": 0.0}, "expected a horizon that is positive and finite, got 0"),
+        ({"horizon": np.inf}, "expected a horizon that is positive and finite, got inf"),
+        ({"noise": -0.1}, "expected noise .* that is not negative"),
+        ({"noise_step": 0.0}, "expected noise_step"),
+        ({"tolerance": 1e-16}, "expected a tolerance between 1e-13 and 1e-2, got 1e-16"),
+        ({"step_budget": 0}, "expected step_budget to be a whole number of at least 1, got 0"),
+        ({"thresholds": (0.9, 1.0)}, "expected different thresholds between -1 and 1"),
+        ({"thresholds": (0.9, 0.9)}, "expected different thresholds"),
+        ({"times": [0.0, 31.0]}, "expected ascending times from 0 to the horizon, 30, got 0, 31: change"),
+        ({"times": [1.0, 1.0]}, "expected ascending times"),
+        ({"start": "grid"}, "expected start 'uniform', 'caps:K' with 1 <= K <= 32, or an array, got 'grid'"),
+        ({"start": "caps:33"}, "expected start 'uniform', 'caps:K' with 1 <= K <= 32"),
+        ({"start": "caps:2", "cap_radius": 2.0}, "expected cap_radius"),
+        ({"start": SQUARE * 1.001}, r"norm 1 to within 1e-06, got norm 1.001 at sample 0, particle 0: divide"),
+        ({"start": SQUARE * 0}, "got norm 0 at sample 0, particle 0"),
+        ({"start": SQUARE * np.nan}, "got norm nan at sample 0, particle 0"),
+        ({"start": SQUARE[0]}, r"expected start of shape \(samples, particles >= 2, dimension >= 2\), got \(2, 2\)"),
+        ({"start": SQUARE, "samples": 2}, "start has samples 3, but samples=2 was asked for: leave samples out"),
+        ({"Q": np.eye(3)}, r"expected Q of shape \(2, 2\) or \(heads, 2, 2\), got \(3, 3\)"),
+        ({"V": np.full((2, 2), np.inf)}, "expected V with finite entries"),
+        ({"Q": SQUARE, "V": SQUARE[:2]}, "expected as many matrices for every name, .*, got Q 3, V 2"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused_in_a_sentence(arguments, message):
+    with pytest.raises(OntogenyError, match=message):
+        ontogeny.simulate(**arguments)
