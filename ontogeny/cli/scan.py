@@ -31,7 +31,7 @@ def scan(
         str | None,
         typer.Option(
             help="Which probes, separated by commas: sinks, secondary, waivers, massive (the default), contexts, "
-            "walks, and experiments that run the model again: waiver_kinds, ablation, dormancy."
+            "walks, effective_beta, and experiments that run the model again: waiver_kinds, ablation, dormancy."
         ),
     ] = None,
     corpus: Annotated[

@@ -10,6 +10,7 @@ from ontogeny.probes.ablation import AblationExperiment
 from ontogeny.probes.capture import Trace
 from ontogeny.probes.contexts import ContextsProbe
 from ontogeny.probes.dormancy import DormancyExperiment
+from ontogeny.probes.effective_beta import EffectiveBetaProbe
 from ontogeny.probes.experiment import Experiment
 from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
@@ -26,6 +27,7 @@ PROBES: dict[str, type[Probe]] = {
     "massive": MassiveProbe,
     "contexts": ContextsProbe,
     "walks": WalksProbe,
+    "effective_beta": EffectiveBetaProbe,
 }
 # They run the model again, several times over.
 EXPERIMENTS: dict[str, type[Experiment]] = {

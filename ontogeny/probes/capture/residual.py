@@ -23,20 +23,36 @@ class ResidualRecorder:
     def __init__(self) -> None:
         self.begin(None)
 
-    def begin(self, valid: Tensor | None, equal: EqualTokens | None = None) -> None:
+    def begin(self, valid: Tensor | None, equal: EqualTokens | None = None, keep_entering: bool = False) -> None:
         """A pass begins, whose padding is where `valid` (B, T) is False; what an unfinished one left is dropped.
 
-        With the pairs of `equal` tokens, the distances of their states are taken too.
+        With the pairs of `equal` tokens, the distances of their states are taken too. With `keep_entering` the states
+        of the latest depth stay in memory, for the attention of the block that they enter.
         """
         self.valid = valid
         self.equal = equal
         self.length = 0
         self.depths: list[ResidualTrace] = []
+        self.keep_entering = keep_entering
+        self.latest: Tensor | None = None
 
     def record(self, hidden: Tensor) -> None:
         """The next depth: hidden (B, T, d)."""
         self.length = hidden.shape[1]
         self.depths.append(reduce_residual(hidden, self.valid, self.equal))
+        self.latest = hidden if self.keep_entering else None
+
+    def entering(self, layer: int) -> Tensor | None:
+        """The states (B, T, d) that enter block `layer`, whose attention runs; None where they are not kept.
+
+        Raises OntogenyError where the latest depth is another.
+        """
+        if self.latest is not None and len(self.depths) != layer + 1:
+            raise OntogenyError(
+                f"the attention of block {layer} ran after {len(self.depths) - 1} block outputs, expected {layer}: "
+                "what enters the block cannot be known; leave `logits` out"
+            )
+        return self.latest
 
     def finish(self, blocks: int) -> tuple[ResidualTrace, ...]:
         """All depths. Raises OntogenyError unless each of the blocks was seen once."""

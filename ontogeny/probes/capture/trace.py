@@ -16,6 +16,7 @@ RESIDUAL = "residual"
 VALUES = "values"
 CONTEXTS = "contexts"
 WALKS = "walks"
+LOGITS = "logits"
 
 CAPTURED = "captured"
 NOT_ASKED = "not asked for"
@@ -36,7 +37,8 @@ class AttentionTrace:
 
     `update_norm` (B, H, T): the norm of W_O v of each key and query head, None where the output projection cannot be
     seen. The rest is None unless it was asked for: `map` (B, H, T, T), the attention of each query to each key;
-    `columns` (B, H, T, C), that to some keys; `walk_entropy` (B, H, M), see `probes.capture.walks`.
+    `columns` (B, H, T, C), that to some keys; `walk_entropy` (B, H, M), see `probes.capture.walks`; `logit_slope` and
+    `logit_r2` (B, S, H), see `probes.capture.logits`.
     """
 
     column_mass: Tensor
@@ -55,6 +57,8 @@ class AttentionTrace:
     map: Tensor | None = None
     columns: Tensor | None = None
     walk_entropy: Tensor | None = None
+    logit_slope: Tensor | None = None
+    logit_r2: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +160,7 @@ class Trace:
 
     @property
     def available(self) -> frozenset[str]:
-        """What probes find in this trace: some of `attention`, `values`, `residual`, `contexts` and `walks`."""
+        """What probes find in this trace: some of the names that `needs` may hold."""
         joined = self._joined()
         there = {
             ATTENTION: bool(joined.layers),
@@ -164,6 +168,7 @@ class Trace:
             RESIDUAL: bool(joined.depths),
             CONTEXTS: bool(joined.depths) and joined.depths[0].context_nearest is not None,
             WALKS: bool(joined.layers) and joined.layers[0].walk_entropy is not None,
+            LOGITS: bool(joined.layers) and joined.layers[0].logit_slope is not None,
         }
         return frozenset(name for name, found in there.items() if found)
 

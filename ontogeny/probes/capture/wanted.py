@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.contexts import EqualTokens
-from ontogeny.probes.capture.trace import ATTENTION, CONTEXTS, RESIDUAL, VALUES, WALKS
+from ontogeny.probes.capture.trace import ATTENTION, CONTEXTS, LOGITS, RESIDUAL, VALUES, WALKS
 
 USUAL = frozenset({ATTENTION, RESIDUAL})
-EVERYTHING = USUAL | {VALUES, CONTEXTS, WALKS}
+EVERYTHING = USUAL | {VALUES, CONTEXTS, WALKS, LOGITS}
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Wanted:
     @property
     def attention(self) -> bool:
         """Whether something of the attention is."""
-        return bool(self.needs & {ATTENTION, VALUES, WALKS})
+        return bool(self.needs & {ATTENTION, VALUES, WALKS, LOGITS})
 
     @property
     def residual(self) -> bool:
         """Whether something of the residual stream is."""
-        return bool(self.needs & {RESIDUAL, CONTEXTS})
+        return bool(self.needs & {RESIDUAL, CONTEXTS, LOGITS})
 
     def equal_tokens(self, name: str, ids: Tensor | None, valid: Tensor | None) -> EqualTokens | None:
         """The pairs of equal tokens of a pass on `ids` (B, T), where its states are to be compared.

@@ -15,7 +15,7 @@ from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_
 from ontogeny.probes.capture.modules import find_owner
 from ontogeny.probes.capture.residual import ResidualRecorder
 from ontogeny.probes.capture.routing import AskedOfLayer
-from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, WALKS, AttentionTrace, Pass, ResidualTrace
+from ontogeny.probes.capture.trace import CAPTURED, LOGITS, NOT_ASKED, WALKS, AttentionTrace, Pass, ResidualTrace
 from ontogeny.probes.capture.wanted import Wanted
 
 
@@ -56,7 +56,8 @@ class LensRecorder:
         if inputs.unmasked and isinstance(inputs.get("input_ids"), Tensor):
             refuse_hidden_padding(self.bridge, inputs.get("input_ids"))
         self.ids = inputs.token_ids
-        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid))
+        equal = self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid)
+        self.residual.begin(inputs.valid, equal, LOGITS in self.wanted.needs)
         self._forget()
 
     def finish(self) -> Pass:
@@ -117,8 +118,8 @@ class LensRecorder:
                 f"its queries may see cannot be known; {OTHERWISE}"
             )
         tensors = [self.flying.pop(name) for name in LAYER_HOOKS]
-        asked = AskedOfLayer(
-            layer in self.wanted.maps, self.wanted.columns, self.ids if WALKS in self.wanted.needs else None
-        )
+        walk_ids = self.ids if WALKS in self.wanted.needs else None
+        entering = self.residual.entering(layer)
+        asked = AskedOfLayer(layer in self.wanted.maps, self.wanted.columns, walk_ids, entering)
         trace, _ = layer_trace(f"layer {layer}", LayerTensors(*tensors), asked, output_projection(self.bridge, layer))
         self.traces[layer].append(trace)
