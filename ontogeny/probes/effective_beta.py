@@ -48,5 +48,9 @@ class EffectiveBetaProbe:
             ),
         }
         _, _, layers, heads = arrays["effective_beta"].shape
-        coordinates = {"selection": list(SELECTIONS), "layer": np.arange(layers), "head": np.arange(heads)}
+        coordinates = {
+            "selection": np.array(SELECTIONS, dtype=object),
+            "layer": np.arange(layers),
+            "head": np.arange(heads),
+        }
         return xr.Dataset(variables, coordinates, {"outlier_norm": OUTLIER_NORM})

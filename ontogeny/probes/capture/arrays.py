@@ -50,7 +50,7 @@ def trace_of_arrays(
       (B, H, T, T), for all layers, or one for each.
 
     Either of `attention` and `hidden_states` may be missing, and all the rest; the trace then lacks what needs it.
-    `needs` is that of `capture`; contexts and walks need `input_ids`, logits `hidden_states` and maps of a softmax. Sums
+    `needs` is that of `capture`; contexts and walks need `input_ids`, logits `hidden_states` and softmax maps. Sums
     are in float32, in float64 for float64.
 
     Raises OntogenyError, which names the argument, for shapes that do not fit each other, numbers that are no attention
