@@ -274,8 +274,7 @@ def test_what_is_not_there_is_said():
 
 
 def test_attention_that_runs_out_of_its_blocks_order_is_refused():
-    recorder = ResidualRecorder()
-    recorder.begin(None, keep_entering=True)
+    recorder = ResidualRecorder(keep_entering=True)
     assert recorder.entering(0) is None
     recorder.record(torch.randn(1, 4, 3))
     assert recorder.entering(0).shape == (1, 4, 3)

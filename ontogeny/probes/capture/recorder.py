@@ -130,7 +130,7 @@ class ModelRecorder:
         self.base = find_owner(self.whole, self.blocks or modules)
         wanted.refuse_absent_layers(len(self.blocks or modules))
         around = self.blocks or [self.whole]
-        self.residual = ResidualRecorder()
+        self.residual = ResidualRecorder(LOGITS in wanted.needs)
         self.attention = AttentionRecorder(modules, around, wanted, self.residual) if modules else None
         outer = route_of(self.base)
         if outer is not None and outer.edit is not None:
@@ -158,8 +158,7 @@ class ModelRecorder:
     def begin(self, inputs: PassInputs) -> None:
         """A pass begins; what an unfinished one left is dropped."""
         self.ids = inputs.token_ids
-        equal = self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid)
-        self.residual.begin(inputs.valid, equal, LOGITS in self.wanted.needs)
+        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid))
         if self.attention is not None:
             self.attention.begin(self.ids)
 

@@ -20,20 +20,20 @@ RANKS = 3
 class ResidualRecorder:
     """Reduces the residual stream at every depth as it passes."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_entering: bool = False) -> None:
+        """With `keep_entering` the states of the latest depth stay in memory, for the block that they enter."""
+        self.keep_entering = keep_entering
         self.begin(None)
 
-    def begin(self, valid: Tensor | None, equal: EqualTokens | None = None, keep_entering: bool = False) -> None:
+    def begin(self, valid: Tensor | None, equal: EqualTokens | None = None) -> None:
         """A pass begins, whose padding is where `valid` (B, T) is False; what an unfinished one left is dropped.
 
-        With the pairs of `equal` tokens, the distances of their states are taken too. With `keep_entering` the states
-        of the latest depth stay in memory, for the attention of the block that they enter.
+        With the pairs of `equal` tokens, the distances of their states are taken too.
         """
         self.valid = valid
         self.equal = equal
         self.length = 0
         self.depths: list[ResidualTrace] = []
-        self.keep_entering = keep_entering
         self.latest: Tensor | None = None
 
     def record(self, hidden: Tensor) -> None:

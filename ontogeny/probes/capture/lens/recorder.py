@@ -29,7 +29,7 @@ class LensRecorder:
         self.bridge, self.wanted = bridge, wanted
         self.layers = len(bridge.blocks)
         wanted.refuse_absent_layers(self.layers)
-        self.residual = ResidualRecorder()
+        self.residual = ResidualRecorder(LOGITS in wanted.needs)
         self._forget()
 
     @contextmanager
@@ -56,8 +56,7 @@ class LensRecorder:
         if inputs.unmasked and isinstance(inputs.get("input_ids"), Tensor):
             refuse_hidden_padding(self.bridge, inputs.get("input_ids"))
         self.ids = inputs.token_ids
-        equal = self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid)
-        self.residual.begin(inputs.valid, equal, LOGITS in self.wanted.needs)
+        self.residual.begin(inputs.valid, self.wanted.equal_tokens(inputs.name, self.ids, inputs.valid))
         self._forget()
 
     def finish(self) -> Pass:
