@@ -59,10 +59,12 @@ class EnteringStates:
         sums = self.direction.new_zeros(3, batch, len(self.selected), heads)
         every = torch.arange(length, device=self.direction.device)
         for rows in every.split(max(1, _LOGITS_AT_ONCE // (batch * heads * length))):
-            inner = (self.direction[:, rows] @ self.direction.mT)[:, None]
-            logit, others = logits(rows).double(), seen(rows) & (rows[:, None] != every)
+            others = seen(rows) & (rows[:, None] != every)
+            end = max(1, int((others.flatten(0, -2).any(0) * (every + 1)).amax()))  # of the keys that some row sees
+            inner = (self.direction[:, rows] @ self.direction[:, :end].mT)[:, None]
+            logit, others = logits(rows)[..., :end].double(), others[..., :end]
             for place, chosen in enumerate(self.selected):
-                pairs = others & chosen[:, None, rows, None] & chosen[:, None, None]
+                pairs = others & chosen[:, None, rows, None] & chosen[:, None, None, :end]
                 x, y = _centred(inner, pairs), _centred(logit, pairs)
                 x = x * (x.amax(-1, keepdim=True) - x.amin(-1, keepdim=True) > LEAST_SPREAD)
                 y = y * (x != 0).any(-1, keepdim=True)
