@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ontogeny.probes.capture.selection import selections
 
-LEAST_KEYS = 2
 LEAST_SPREAD = 1e-6  # of inner products in a row; closer ones are equal but for the rounding of float32 states
 MASS_TOLERANCE = 0.02  # of a softmax row's sum, maps in bfloat16 included
 _LOGITS_AT_ONCE = 2**20
@@ -52,8 +51,8 @@ class EnteringStates:
         """The slope of each sequence and head, over all pairs of a query and another key that it sees.
 
         Of query rows (R,), `logits` gives (B, H, R, T) and `seen`, bool, (B, H or 1, R, T); both are asked for some
-        rows at a time. A row counts that sees at least 2 other keys, between whose inner products there is a
-        difference. NaN where no row counts, and r2 too where the logits of every row are equal.
+        rows at a time. A row counts that sees other keys between whose inner products there is a difference, so 2 at
+        least. NaN where no row counts, and r2 too where the logits of every row are equal.
         """
         batch, length, _ = self.direction.shape
         sums = self.direction.new_zeros(3, batch, len(self.selected), heads)
@@ -76,10 +75,9 @@ class EnteringStates:
 
 
 def _centred(values: Tensor, pairs: Tensor) -> Tensor:
-    """Values (..., T) less their mean over the `pairs` of each row; 0 elsewhere, and in rows of fewer than 2."""
-    count = pairs.sum(-1, keepdim=True)
-    mean = values.masked_fill(~pairs, 0).sum(-1, keepdim=True) / count.clamp_min(1)
-    return (values - mean).masked_fill(~(pairs & (count >= LEAST_KEYS)), 0)
+    """Values (..., T) less their mean over the `pairs` of each row; 0 elsewhere."""
+    mean = values.masked_fill(~pairs, 0).sum(-1, keepdim=True) / pairs.sum(-1, keepdim=True).clamp_min(1)
+    return (values - mean).masked_fill(~pairs, 0)
 
 
 def slopes_of_map(attention: Tensor, seen: Tensor, sink: Tensor | None, states: EnteringStates) -> LogitSlopes:
