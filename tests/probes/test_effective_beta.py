@@ -58,7 +58,7 @@ def without_sinks(states):
     return [i for i in range(1, len(states)) if norms[i] <= 5 * median]
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("family", ["gpt_neox", "llama", "gpt2", "gemma2", "bert"])
 def test_slopes_are_those_of_plain_loops_over_eager_maps(family):
     """The logarithm of an eager softmax is the logit but for a row's constant, a window and a soft-cap included."""
     found, single = (measured(in_dtype(family, dtype), ["effective_beta"]) for dtype in (torch.float64, torch.float32))
@@ -105,6 +105,23 @@ def test_planted_slopes_are_found_in_arrays(causal):
     found = betas(planted(beta, causal=causal))
     np.testing.assert_allclose(found.effective_beta, np.broadcast_to(beta, (2, 2, 4)), rtol=1e-6)
     np.testing.assert_allclose(found.effective_beta_r2, 1, rtol=1e-6)
+
+
+def test_sinks_are_left_out_as_queries_and_as_keys():
+    """The first token, and one by its norm; what they attend to and who attends to them is of another making."""
+    arrays = planted([4.0, -2.0], causal=False)
+    for states, maps in zip(arrays["hidden_states"], arrays["attention"], strict=False):
+        states[:, 6] *= 40
+        scores = maps.log()
+        draw = torch.Generator().manual_seed(2)
+        for sink in (0, 6):
+            scores[..., sink, :] += torch.randn(17, dtype=torch.float64, generator=draw)
+            scores[..., sink] += torch.randn(17, dtype=torch.float64, generator=draw)
+        maps.copy_(scores.softmax(-1))
+    found = betas(arrays)
+    np.testing.assert_allclose(found.effective_beta.sel(selection="without_sinks"), [[4, -2]] * 2, rtol=1e-6)
+    np.testing.assert_allclose(found.effective_beta_r2.sel(selection="without_sinks"), 1, rtol=1e-6)
+    assert (found.effective_beta_r2.sel(selection="all") < 0.95).all()
 
 
 def test_planted_slopes_are_found_in_a_model_and_each_block_reads_the_states_that_enter_it():
@@ -176,7 +193,9 @@ def test_padding_changes_no_slope(family, left, right):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_a_bridge_and_its_cache_give_the_slopes_of_the_model(boot, family):
     ids, mask = token_ids(3, 24), torch.ones(3, 24, dtype=torch.long)
-    mask[0, -5:] = 0
+    mask[0, :5] = 0
+    if family == "gpt2":  # whose positions a bridge counts from the first token on
+        mask = mask.flip(1)
     bridge = boot(tiny(family))
     expected = betas(tiny(family), ids, attention_mask=mask)
     _, cache = bridge.run_with_cache(ids, attention_mask=mask)
@@ -251,8 +270,10 @@ def test_a_sequence_without_a_slope_is_in_no_mean():
 
 def test_maps_that_have_lost_a_logit_or_are_no_softmax_are_not_measured():
     """A weight that underflowed is no logit of minus infinity, and to leave it out would flatten the slope."""
-    arrays = planted([2.0, 5.0], sequences=1)
-    arrays["attention"][0][0, 1, 9, 4] = 0
+    arrays = planted([2.0, 25.0], sequences=1)
+    row = arrays["attention"][0][0, 1, -1]
+    assert row.min() < 1e-6
+    row[row.argmin()] = 0
     found = betas(arrays).effective_beta
     assert found.sel(layer=0, head=1).isnull().all() and found.notnull().sum() == 6
     arrays["attention"][1][0, 0] *= 0.9
