@@ -32,14 +32,14 @@ def test_a_pass_of_another_length_is_refused_and_leaves_nothing():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"needs": ()}, "needs: expected some of attention, contexts, residual, values, walks, got"),
-        ({"needs": 5}, "needs: expected some of attention, contexts, residual, values, walks, got 5"),
-        ({"needs": [5]}, r"needs: expected some of attention, contexts, residual, values, walks, got \[5\]"),
+        ({"needs": ()}, "needs: expected some of attention, contexts, logits, residual, values, walks, got"),
+        ({"needs": 5}, "needs: expected some of attention, contexts, logits, residual, values, walks, got 5"),
+        ({"needs": [5]}, r"needs: expected some of attention, contexts, logits, residual, values, walks, got \[5\]"),
         ({"maps": 3}, r"maps: expected a collection of layers' numbers, such as maps=\[3\], got 3"),
         ({"maps": ["first"]}, r"got \['first'\]"),
         ({"columns": 5}, r"columns: expected a collection of keys, such as columns=\(0, 8\), got 5"),
         ({"columns": ["a"]}, r"columns: expected a collection of keys.*got \['a'\]"),
-        ({"needs": {"keys"}}, "needs: expected some of attention, contexts, residual, values, walks, got keys"),
+        ({"needs": {"keys"}}, "needs: expected some of attention, contexts, logits, residual, values, walks, got keys"),
         ({"needs": {"residual"}, "maps": [0]}, "maps: expected `attention` among the needs"),
     ],
 )

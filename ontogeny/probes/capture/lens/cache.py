@@ -45,13 +45,12 @@ def trace_of(cache: Any, *, needs: Collection[str] = USUAL, maps: Collection[int
     if ids is not None:
         refuse_hidden_padding(model, ids)
     walk_ids = ids if WALKS in wanted.needs else None
-    states: list[Tensor] = []
-    if wanted.residual:
-        states = [read("blocks.0.", "hook_in"), *(read(f"blocks.{layer}.", "hook_out") for layer in range(layers))]
     traces = []
     for layer in range(layers if wanted.attention else 1):  # that of layer 0 tells what is padding
         tensors = [read(f"blocks.{layer}.attn.", name) for name in LAYER_HOOKS]
-        entering = states[layer] if LOGITS in wanted.needs else None
+        entering = None
+        if LOGITS in wanted.needs:
+            entering = read(f"blocks.{layer - 1}.", "hook_out") if layer else read("blocks.0.", "hook_in")
         asked = AskedOfLayer(keep_map=layer in wanted.maps, walk_ids=walk_ids, entering=entering)
         projection = output_projection(model, layer)
         trace, valid = layer_trace(f"layer {layer}", LayerTensors(*tensors), asked, projection)
@@ -60,6 +59,7 @@ def trace_of(cache: Any, *, needs: Collection[str] = USUAL, maps: Collection[int
     equal = wanted.equal_tokens("the cached pass", ids, padding)
     depths: tuple[ResidualTrace, ...] = ()
     if wanted.residual:
+        states = [read("blocks.0.", "hook_in"), *(read(f"blocks.{layer}.", "hook_out") for layer in range(layers))]
         with torch.no_grad():
             depths = tuple(reduce_residual(state, padding, equal) for state in states)
     residual = CAPTURED if wanted.residual else NOT_ASKED
