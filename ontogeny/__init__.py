@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.series import Series
     from ontogeny.dynamics.sources import open_series
     from ontogeny.dynamics.sources.state_dicts import open_state_dicts
-    from ontogeny.fitting import EmergenceCurve, EmergenceFit, events, fit
+    from ontogeny.fitting import EmergenceCurve, EmergenceFit, events, fit, predict_mean_cosine
     from ontogeny.fitting.architecture import predict
     from ontogeny.probes.capture import Trace, attending, capture, trace_of, trace_of_arrays
     from ontogeny.probes.measure import measure
@@ -62,6 +62,7 @@ __all__ = [
     "open_state_dicts",
     "plots",
     "predict",
+    "predict_mean_cosine",
     "scan",
     "trace_of",
     "trace_of_arrays",
@@ -87,6 +88,7 @@ _HOMES = {
     "open_series": "ontogeny.dynamics.sources",
     "open_state_dicts": "ontogeny.dynamics.sources.state_dicts",
     "predict": "ontogeny.fitting.architecture",
+    "predict_mean_cosine": "ontogeny.fitting",
     "scan": "ontogeny.dynamics.scan",
     "trace_of": "ontogeny.probes.capture",
     "trace_of_arrays": "ontogeny.probes.capture",
