@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ontogeny.dynamics.series import Series
     from ontogeny.dynamics.sources import open_series
     from ontogeny.dynamics.sources.state_dicts import open_state_dicts
-    from ontogeny.fitting import EmergenceCurve, EmergenceFit, events, fit, lags
+    from ontogeny.fitting import EmergenceCurve, EmergenceFit, events, fit, lags, predict_mean_cosine
     from ontogeny.fitting.architecture import predict
     from ontogeny.probes.capture import Trace, attending, capture, trace_of, trace_of_arrays
     from ontogeny.probes.measure import measure
@@ -64,6 +64,7 @@ __all__ = [
     "open_state_dicts",
     "plots",
     "predict",
+    "predict_mean_cosine",
     "scan",
     "simulate",
     "trace_of",
@@ -91,6 +92,7 @@ _HOMES = {
     "open_series": "ontogeny.dynamics.sources",
     "open_state_dicts": "ontogeny.dynamics.sources.state_dicts",
     "predict": "ontogeny.fitting.architecture",
+    "predict_mean_cosine": "ontogeny.fitting",
     "scan": "ontogeny.dynamics.scan",
     "simulate": "ontogeny.dynamics.particles.simulate",
     "trace_of": "ontogeny.probes.capture",

@@ -31,8 +31,8 @@ def scan(
         str | None,
         typer.Option(
             help="Which probes, separated by commas: sinks, secondary, waivers, massive (the default), contexts, "
-            "walks, clusters, and experiments that run the model again: waiver_kinds, ablation, dormancy, "
-            "random_tokens."
+            "walks, clusters, effective_beta, and experiments that run the model again: waiver_kinds, ablation, "
+            "dormancy, random_tokens."
         ),
     ] = None,
     corpus: Annotated[

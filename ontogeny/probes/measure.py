@@ -31,7 +31,7 @@ COORDINATES = {
     "rank": ("rank by magnitude", "1"),
     "epsilon": ("threshold of the sink score", "1"),
     "moves": ("moves of a walk", "1"),
-    "selection": ("which tokens are counted", "1"),
+    "selection": ("tokens that are counted", "1"),
     "beta": ("inverse temperature", "1"),
     "threshold": ("cosine above which two tokens are linked", "1"),
     "intervention": ("what was changed", "1"),

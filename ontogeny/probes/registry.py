@@ -11,6 +11,7 @@ from ontogeny.probes.capture import Trace
 from ontogeny.probes.clusters import ClustersProbe
 from ontogeny.probes.contexts import ContextsProbe
 from ontogeny.probes.dormancy import DormancyExperiment
+from ontogeny.probes.effective_beta import EffectiveBetaProbe
 from ontogeny.probes.experiment import Experiment
 from ontogeny.probes.massive import MassiveProbe
 from ontogeny.probes.probe import Probe, ProbeSettings
@@ -29,6 +30,7 @@ PROBES: dict[str, type[Probe]] = {
     "contexts": ContextsProbe,
     "walks": WalksProbe,
     "clusters": ClustersProbe,
+    "effective_beta": EffectiveBetaProbe,
 }
 # They run the model again, several times over.
 EXPERIMENTS: dict[str, type[Experiment]] = {

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.given import as_layers, as_mask, as_tensor, as_token_ids, refuse
+from ontogeny.probes.capture.logits import EnteringStates, slopes_of_map
 from ontogeny.probes.capture.masks import Pattern
 from ontogeny.probes.capture.projection import projected_norm
 from ontogeny.probes.capture.reduce import reduce_map
 from ontogeny.probes.capture.residual import RANKS, reduce_residual
 from ontogeny.probes.capture.routing import AskedOfLayer
-from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, WALKS, AttentionTrace, Pass, ResidualTrace, Trace
+from ontogeny.probes.capture.trace import CAPTURED, LOGITS, NOT_ASKED, WALKS, AttentionTrace, Pass, ResidualTrace, Trace
 from ontogeny.probes.capture.wanted import USUAL, Wanted
 
 
@@ -49,7 +50,8 @@ def trace_of_arrays(
       (B, H, T, T), for all layers, or one for each.
 
     Either of `attention` and `hidden_states` may be missing, and all the rest; the trace then lacks what needs it.
-    `needs` is that of `capture`; contexts and walks need `input_ids`. Sums are in float32, in float64 for float64.
+    `needs` is that of `capture`; contexts and walks need `input_ids`, logits `hidden_states` and softmax maps. Sums
+    are in float32, in float64 for float64.
 
     Raises OntogenyError, which names the argument, for shapes that do not fit each other, numbers that are no attention
     or not finite, attention on what cannot be seen, and maps that look as if a window hid something, without `visible`.
@@ -70,6 +72,7 @@ def trace_of_arrays(
     if mask is not None:
         valid = as_mask("mask", mask, (batch, length)).to(device)
     ids = None if input_ids is None else as_token_ids("input_ids", input_ids, (batch, length)).to(device)
+    depths = _depths(states, len(maps), valid, ids, wanted) if wanted.residual and states else ()
     layers: tuple[AttentionTrace, ...] = ()
     if wanted.attention and maps:
         maps = [_of_tokens(f"attention, layer {index}", one, maps[0], valid) for index, one in enumerate(maps)]
@@ -80,9 +83,10 @@ def trace_of_arrays(
             sinks=as_layers("sink_share", sink_share, 3),
             visible=_read_visible(maps, causal, valid) if visible is None else _given_visible(visible, causal, maps),
         )
-        asked = AskedOfLayer(walk_ids=ids if WALKS in wanted.needs else None)
-        layers = tuple(_layer(index, one, valid, rest, asked) for index, one in enumerate(maps))
-    depths = _depths(states, len(maps), valid, ids, wanted) if wanted.residual and states else ()
+        asked = [AskedOfLayer(walk_ids=ids if WALKS in wanted.needs else None)] * len(maps)
+        if LOGITS in wanted.needs and states:
+            asked = [replace(asked[0], entering=state.to(device)) for state in states[:-1]]
+        layers = tuple(_layer(index, one, valid, rest, asked[index]) for index, one in enumerate(maps))
     one = Pass(
         length,
         layers,
@@ -138,6 +142,9 @@ def _layer(index: int, given: Tensor, valid: Tensor, rest: _Rest, asked: AskedOf
     attention, value = given.to(working), value.to(working)
     repeated = value.repeat_interleave(heads // value.shape[1], 1)
     trace = reduce_map(attention, seen, valid, repeated, attention @ repeated, asked, sink)
+    if asked.entering is not None:
+        found = slopes_of_map(attention, seen, sink, EnteringStates.of(asked.entering, valid))
+        trace = replace(trace, logit_slope=found.slope, logit_r2=found.r2)
     if not rest.values:
         return replace(trace, value_norm=None)
     if not rest.projections:

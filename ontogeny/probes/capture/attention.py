@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from ontogeny.errors import OntogenyError
 from ontogeny.kernels import attention, attention_stats
+from ontogeny.probes.capture.logits import EnteringStates, OfRows
 from ontogeny.probes.capture.masks import Pattern, Visibility, read_pattern
 from ontogeny.probes.capture.reduce import reduce_attention
 from ontogeny.probes.capture.routing import NAME, AskedOfLayer, Route, route_through, running
@@ -139,7 +140,25 @@ def _measured(
     )
     if asked.walk_ids is not None:
         trace = replace(trace, walk_entropy=walk_entropy(stats.rows, asked.walk_ids, valid))
+    if asked.entering is not None:
+        alike = seen if settings.mask_mod is not None else replace(seen, heads=1)
+        states = EnteringStates.of(asked.entering, valid)
+        found = states.slopes(_logits(query, key, call), alike.of_rows, heads)
+        trace = replace(trace, logit_slope=found.slope, logit_r2=found.r2)
     return stats.output, trace
+
+
+def _logits(query: Tensor, key: Tensor, call: dict[str, Any]) -> OfRows:
+    """What enters the softmax, (B, H, R, T) of rows (R,), in float32 at least."""
+    working = torch.promote_types(query.dtype, torch.float32)
+    shared = key.to(working).repeat_interleave(query.shape[1] // key.shape[1], 1).mT
+    cap = call["softcap"]
+
+    def of_rows(rows: Tensor) -> Tensor:
+        scores = query[:, :, rows].to(working) @ shared * call["scale"]
+        return scores if cap is None else cap * torch.tanh(scores / cap)
+
+    return of_rows
 
 
 def _refuse_other_scores(name: str, dropout: float, others: dict[str, Any], advice: str) -> None:

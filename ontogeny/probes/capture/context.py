@@ -43,12 +43,12 @@ def capture(
     as you like, on whole sequences of one length, with `attention_mask` (B, T) where there is padding; the batches are
     joined in the trace. A pass that raises leaves nothing in it.
 
-    `needs` names what to record: `attention`, with which `values` come, `residual`; on request `contexts`, `clusters`
-    and `walks`, which take the residual stream, or whole maps of one layer at a time, further. `maps` names layers
-    whose whole (B, H, T, T) map to keep; no other is. `columns` names keys whose column of every layer's map to keep,
-    (B, H, T, C). `on_block` is told the index of each block as a pass leaves it. `impl` and `output` are handed to
-    `attention_stats`: with `output="sdpa"` a model set to sdpa computes at its tokens, to the bit, what it computes
-    unhooked (padding gives other numbers, which reach no token).
+    `needs` names what to record: `attention`, with which `values` come, `residual`; on request `contexts`, `clusters`,
+    `walks` and `logits`, which take the residual stream, whole maps of one layer at a time, or both, further. `maps`
+    names layers whose whole (B, H, T, T) map to keep; no other is. `columns` names keys whose column of every layer's
+    map to keep, (B, H, T, C). `on_block` is told the index of each block as a pass leaves it. `impl` and `output` are
+    handed to `attention_stats`: with `output="sdpa"` a model set to sdpa computes at its tokens, to the bit, what it
+    computes unhooked (padding gives other numbers, which reach no token).
 
     Inside, the model is in evaluation mode and under `torch.no_grad()`. On leaving, also by an exception, its hooks,
     attention implementations, training flags and the gradient mode are as they were. Where the attention cannot be

@@ -21,6 +21,7 @@ from ontogeny.probes.capture.routing import ADVICE, AskedOfLayer, Route, route_o
 from ontogeny.probes.capture.settings import AttentionSettings
 from ontogeny.probes.capture.trace import (
     CAPTURED,
+    LOGITS,
     NOT_ASKED,
     WALKS,
     AttentionTrace,
@@ -53,10 +54,13 @@ class PassRecorder(Protocol):
 class AttentionRecorder:
     """Keeps one `AttentionTrace` for each attention module of a pass."""
 
-    def __init__(self, modules: list[nn.Module], around: Sequence[nn.Module], wanted: Wanted) -> None:
-        """The output projections are somewhere in the modules `around`."""
+    def __init__(
+        self, modules: list[nn.Module], around: Sequence[nn.Module], wanted: Wanted, residual: ResidualRecorder
+    ) -> None:
+        """The output projections are somewhere in the modules `around`; `residual` sees what enters each block."""
         self.modules = modules
         self.wanted = wanted
+        self.residual = residual
         self.norms = UpdateNorms(around)
         self.begin(None)
 
@@ -73,8 +77,9 @@ class AttentionRecorder:
 
     def asks(self, module: nn.Module) -> AskedOfLayer:
         """What is to be kept of this module's map; one that no block owns raises OntogenyError."""
-        keep_map = self._layer(module) in self.wanted.maps
-        return AskedOfLayer(keep_map, self.wanted.columns, self.ids if WALKS in self.wanted.needs else None)
+        layer = self._layer(module)
+        walk_ids = self.ids if WALKS in self.wanted.needs else None
+        return AskedOfLayer(layer in self.wanted.maps, self.wanted.columns, walk_ids, self.residual.entering(layer))
 
     def record(self, module: nn.Module, trace: AttentionTrace, output: Tensor, value: Tensor) -> None:
         """Keep one call's trace; `output` (B, T, H, dv) is what the call hands on, mixed of `value` (B, Hkv, T, dv)."""
@@ -125,7 +130,8 @@ class ModelRecorder:
         self.base = find_owner(self.whole, self.blocks or modules)
         wanted.refuse_absent_layers(len(self.blocks or modules))
         around = self.blocks or [self.whole]
-        self.attention = AttentionRecorder(modules, around, wanted) if modules else None
+        self.residual = ResidualRecorder(LOGITS in wanted.needs)
+        self.attention = AttentionRecorder(modules, around, wanted, self.residual) if modules else None
         outer = route_of(self.base)
         if outer is not None and outer.edit is not None:
             raise OntogenyError(
@@ -135,7 +141,6 @@ class ModelRecorder:
         self.route = Route(replace(settings, impl=impl, output=output), self.attention, modules)
         self.notes = {} if outer is None else settings.describe()
         self.warnings: tuple[str, ...] = ()
-        self.residual = ResidualRecorder()
 
     @contextmanager
     def hooked(self) -> Iterator[None]:

@@ -21,7 +21,9 @@ RANKS = 3
 class ResidualRecorder:
     """Reduces the residual stream at every depth as it passes."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep_entering: bool = False) -> None:
+        """With `keep_entering` the states of the latest depth stay in memory, for the block that they enter."""
+        self.keep_entering = keep_entering
         self.begin(None)
 
     def begin(
@@ -36,11 +38,25 @@ class ResidualRecorder:
         self.clusters = clusters
         self.length = 0
         self.depths: list[ResidualTrace] = []
+        self.latest: Tensor | None = None
 
     def record(self, hidden: Tensor) -> None:
         """The next depth: hidden (B, T, d)."""
         self.length = hidden.shape[1]
         self.depths.append(reduce_residual(hidden, self.valid, self.equal, self.clusters))
+        self.latest = hidden if self.keep_entering else None
+
+    def entering(self, layer: int) -> Tensor | None:
+        """The states (B, T, d) that enter block `layer`, whose attention runs; None where they are not kept.
+
+        Raises OntogenyError where the latest depth is another.
+        """
+        if self.latest is not None and len(self.depths) != layer + 1:
+            raise OntogenyError(
+                f"the attention of block {layer} ran after {len(self.depths) - 1} block outputs, expected {layer}: "
+                "what enters the block cannot be known; leave `logits` out"
+            )
+        return self.latest
 
     def finish(self, blocks: int) -> tuple[ResidualTrace, ...]:
         """All depths. Raises OntogenyError unless each of the blocks was seen once."""

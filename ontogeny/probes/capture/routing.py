@@ -28,11 +28,15 @@ TRAINING_ADVICE = (
 
 @dataclass(frozen=True)
 class AskedOfLayer:
-    """What is to be kept of a layer's map: all of it, some keys' columns, walks over the tokens `walk_ids` (B, T)."""
+    """What is to be kept of a layer's map: all of it, some keys' columns, walks over the tokens `walk_ids` (B, T).
+
+    With the states that enter its block, `entering` (B, T, d), the slopes of its logits on their inner products too.
+    """
 
     keep_map: bool = False
     columns: tuple[int, ...] = ()
     walk_ids: Tensor | None = None
+    entering: Tensor | None = None
 
     @property
     def whole(self) -> bool:

@@ -17,6 +17,7 @@ VALUES = "values"
 CONTEXTS = "contexts"
 WALKS = "walks"
 CLUSTERS = "clusters"
+LOGITS = "logits"
 
 CAPTURED = "captured"
 NOT_ASKED = "not asked for"
@@ -37,7 +38,8 @@ class AttentionTrace:
 
     `update_norm` (B, H, T): the norm of W_O v of each key and query head, None where the output projection cannot be
     seen. The rest is None unless it was asked for: `map` (B, H, T, T), the attention of each query to each key;
-    `columns` (B, H, T, C), that to some keys; `walk_entropy` (B, H, M), see `probes.capture.walks`.
+    `columns` (B, H, T, C), that to some keys; `walk_entropy` (B, H, M), see `probes.capture.walks`; `logit_slope` and
+    `logit_r2` (B, S, H), see `probes.capture.logits`.
     """
 
     column_mass: Tensor
@@ -56,6 +58,8 @@ class AttentionTrace:
     map: Tensor | None = None
     columns: Tensor | None = None
     walk_entropy: Tensor | None = None
+    logit_slope: Tensor | None = None
+    logit_r2: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +191,7 @@ class Trace:
             CONTEXTS: bool(joined.depths) and joined.depths[0].context_nearest is not None,
             WALKS: bool(joined.layers) and joined.layers[0].walk_entropy is not None,
             CLUSTERS: bool(joined.depths) and joined.depths[0].clusters is not None,
+            LOGITS: bool(joined.layers) and joined.layers[0].logit_slope is not None,
         }
         return frozenset(name for name, found in there.items() if found)
 

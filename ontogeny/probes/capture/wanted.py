@@ -11,10 +11,10 @@ from torch import Tensor
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.clusters import ClusterStream
 from ontogeny.probes.capture.contexts import EqualTokens
-from ontogeny.probes.capture.trace import ATTENTION, CLUSTERS, CONTEXTS, RESIDUAL, VALUES, WALKS
+from ontogeny.probes.capture.trace import ATTENTION, CLUSTERS, CONTEXTS, LOGITS, RESIDUAL, VALUES, WALKS
 
 USUAL = frozenset({ATTENTION, RESIDUAL})
-EVERYTHING = USUAL | {VALUES, CONTEXTS, WALKS, CLUSTERS}
+EVERYTHING = USUAL | {VALUES, CONTEXTS, WALKS, CLUSTERS, LOGITS}
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class Wanted:
     @property
     def attention(self) -> bool:
         """Whether something of the attention is."""
-        return bool(self.needs & {ATTENTION, VALUES, WALKS})
+        return bool(self.needs & {ATTENTION, VALUES, WALKS, LOGITS})
 
     @property
     def residual(self) -> bool:
         """Whether something of the residual stream is."""
-        return bool(self.needs & {RESIDUAL, CONTEXTS, CLUSTERS})
+        return bool(self.needs & {RESIDUAL, CONTEXTS, CLUSTERS, LOGITS})
 
     def equal_tokens(self, name: str, ids: Tensor | None, valid: Tensor | None) -> EqualTokens | None:
         """The pairs of equal tokens of a pass on `ids` (B, T), where its states are to be compared.

@@ -14,7 +14,7 @@ from ontogeny.probes.capture.lens.bridge import as_bridge, notes_on, output_proj
 from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_trace, updates_of
 from ontogeny.probes.capture.residual import reduce_residual
 from ontogeny.probes.capture.routing import AskedOfLayer
-from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, WALKS, Pass, ResidualTrace, Trace
+from ontogeny.probes.capture.trace import CAPTURED, LOGITS, NOT_ASKED, WALKS, Pass, ResidualTrace, Trace
 from ontogeny.probes.capture.wanted import USUAL, Wanted
 
 OLDER_NAMES = {
@@ -48,7 +48,10 @@ def trace_of(cache: Any, *, needs: Collection[str] = USUAL, maps: Collection[int
     traces = []
     for layer in range(layers if wanted.attention else 1):  # that of layer 0 tells what is padding
         tensors = [read(f"blocks.{layer}.attn.", name) for name in LAYER_HOOKS]
-        asked = AskedOfLayer(keep_map=layer in wanted.maps, walk_ids=walk_ids)
+        entering = None
+        if LOGITS in wanted.needs:
+            entering = read(f"blocks.{layer - 1}.", "hook_out") if layer else read("blocks.0.", "hook_in")
+        asked = AskedOfLayer(keep_map=layer in wanted.maps, walk_ids=walk_ids, entering=entering)
         projection = output_projection(model, layer)
         trace, valid = layer_trace(f"layer {layer}", LayerTensors(*tensors), asked, projection)
         traces.append(trace)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.finite import require_finite
 from ontogeny.probes.capture.lens.bridge import OTHERWISE
+from ontogeny.probes.capture.logits import EnteringStates
 from ontogeny.probes.capture.projection import update_norm
 from ontogeny.probes.capture.reduce import reduce_map
 from ontogeny.probes.capture.routing import AskedOfLayer
@@ -76,6 +77,10 @@ def layer_trace(
             f"clipped or edited by a hook besides; {OTHERWISE}"
         )
     trace = reduce_map(attention, seen, valid, values, output, asked)
+    if asked.entering is not None:
+        states = EnteringStates.of(asked.entering, valid)
+        found = states.slopes(lambda rows: scores[:, :, rows], lambda rows: seen[:, :, rows], scores.shape[1])
+        trace = replace(trace, logit_slope=found.slope, logit_r2=found.r2)
     norm = update_norm(projection, v.transpose(1, 2), pattern.shape[1])
     return replace(trace, update_norm=None if isinstance(norm, str) else norm), valid
 

@@ -15,7 +15,7 @@ from ontogeny.probes.capture.lens.layer import LAYER_HOOKS, LayerTensors, layer_
 from ontogeny.probes.capture.modules import find_owner
 from ontogeny.probes.capture.residual import ResidualRecorder
 from ontogeny.probes.capture.routing import AskedOfLayer
-from ontogeny.probes.capture.trace import CAPTURED, NOT_ASKED, WALKS, AttentionTrace, Pass, ResidualTrace
+from ontogeny.probes.capture.trace import CAPTURED, LOGITS, NOT_ASKED, WALKS, AttentionTrace, Pass, ResidualTrace
 from ontogeny.probes.capture.wanted import Wanted
 
 
@@ -29,7 +29,7 @@ class LensRecorder:
         self.bridge, self.wanted = bridge, wanted
         self.layers = len(bridge.blocks)
         wanted.refuse_absent_layers(self.layers)
-        self.residual = ResidualRecorder()
+        self.residual = ResidualRecorder(LOGITS in wanted.needs)
         self._forget()
 
     @contextmanager
@@ -118,8 +118,8 @@ class LensRecorder:
                 f"its queries may see cannot be known; {OTHERWISE}"
             )
         tensors = [self.flying.pop(name) for name in LAYER_HOOKS]
-        asked = AskedOfLayer(
-            layer in self.wanted.maps, self.wanted.columns, self.ids if WALKS in self.wanted.needs else None
-        )
+        walk_ids = self.ids if WALKS in self.wanted.needs else None
+        entering = self.residual.entering(layer)
+        asked = AskedOfLayer(layer in self.wanted.maps, self.wanted.columns, walk_ids, entering)
         trace, _ = layer_trace(f"layer {layer}", LayerTensors(*tensors), asked, output_projection(self.bridge, layer))
         self.traces[layer].append(trace)
