@@ -1,7 +1,8 @@
-"""What the geometry of states is on tokens drawn at random: the baseline of `clusters`."""
+"""What the geometry of states is without a text: on random tokens, and on the text's own in a random order."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ SEED = 20241010
 
 @dataclass(frozen=True)
 class RandomTokensExperiment:
-    """The variables of `clusters` of a corpus of the same shape that has no structure."""
+    """The variables of `clusters` of two corpora of the same shape that say nothing."""
 
     settings: ProbeSettings
 
@@ -33,29 +34,47 @@ class RandomTokensExperiment:
         vocabulary = getattr(model.config.get_text_config(), "vocab_size", None)
         if vocabulary is None:
             raise UnavailableError(f"{type(model).__name__} has no vocabulary of tokens, of which some could be drawn")
-        drawn = random_ids(batches.ids, vocabulary)
-        done = 0
-
-        def run(batch: Tensor) -> dict[str, Tensor]:
-            nonlocal done
-            ids = drawn[done : done + len(batch)].to(batch.device)
-            trace = run_pass(model, ids, needs={CLUSTERS}, impl=impl)
-            if not trace.depths:
-                raise UnavailableError(f"the residual stream is {trace.residual}")
-            done += len(batch)
-            states = [depth.clusters for depth in trace.depths if depth.clusters is not None]
-            return {name: values.cpu() for name, values in stacked(states).items()}
-
-        parts = batches.each(run)
-        arrays = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
-        variables = geometry(arrays, "_random", ", of random tokens")
+        ids = batches.ids
+        random = _measured(model, batches, random_ids(ids, vocabulary), impl)
+        reordered = _measured(model, batches, reordered_ids(ids), impl)
+        variables = geometry(random, "_random", ", of random tokens")
+        variables |= geometry(reordered, "_reordered", ", of the same tokens in random order")
         attributes = constants(self.settings.length) | {"random_tokens_seed": SEED}
-        return xr.Dataset(variables, coordinates(arrays), attributes)
+        return xr.Dataset(variables, coordinates(random), attributes)
+
+
+def _measured(model: PreTrainedModel, batches: Batches, ids: Tensor, impl: str) -> Mapping[str, np.ndarray]:
+    """The fields of `ClusterTrace` on `ids` (N, T), which stand in for those of the batches."""
+    done = 0
+
+    def run(batch: Tensor) -> dict[str, Tensor]:
+        nonlocal done
+        drawn = ids[done : done + len(batch)].to(batch.device)
+        trace = run_pass(model, drawn, needs={CLUSTERS}, impl=impl)
+        if not trace.depths:
+            raise UnavailableError(f"the residual stream is {trace.residual}")
+        done += len(batch)
+        states = [depth.clusters for depth in trace.depths if depth.clusters is not None]
+        return {name: values.cpu() for name, values in stacked(states).items()}
+
+    parts = batches.each(run)
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
 
 def random_ids(ids: Tensor, vocabulary: int) -> Tensor:
     """Uniform ids of the shape of `ids` (N, T), seeded; a first token that all sequences share stays."""
     drawn = torch.from_numpy(np.random.default_rng(SEED).integers(vocabulary, size=tuple(ids.shape)))
-    if bool((ids[:, 0] == ids[0, 0]).all()):
-        drawn[:, 0] = ids[0, 0]
+    drawn[:, : _shared_start(ids)] = ids[:, : _shared_start(ids)].cpu()
     return drawn
+
+
+def reordered_ids(ids: Tensor) -> Tensor:
+    """Each sequence of `ids` (N, T) in a random order of its own, seeded; a first token that all share stays first."""
+    start = _shared_start(ids)
+    rest = np.random.default_rng(SEED).permuted(ids[:, start:].cpu().numpy(), axis=1)
+    return torch.cat([ids[:, :start].cpu(), torch.from_numpy(rest)], dim=1)
+
+
+def _shared_start(ids: Tensor) -> int:
+    """1 where all sequences (N, T) begin with one token, as with a BOS, else 0."""
+    return int((ids[:, 0] == ids[0, 0]).all())
