@@ -32,10 +32,16 @@ SELECTIONS = {"all": "all tokens", "without_sinks": "without sink tokens"}
 THRESHOLD = 0.9
 _ROW = 170  # px
 _SPACING = 0.075
-_BASELINES = {"": "measured", "_shuffled": "shuffled", "_random": "random tokens"}
+_BASELINES = {
+    "": "measured",
+    "_shuffled": "shuffled states",
+    "_reordered": "reordered tokens",
+    "_random": "random tokens",
+}
 _LINES = {
     "": {"color": ACCENT, "width": 2.25},
     "_shuffled": {"color": MUTED, "width": 1.75, "dash": "dot"},
+    "_reordered": {"color": MUTED, "width": 1.75, "dash": "dash"},
     "_random": {"color": DEPTH_SCALE[1], "width": 1.75, "dash": "dash"},
 }
 
@@ -80,7 +86,8 @@ def metastability(scan: xr.Dataset | HasDataset, selection: str = "all", thresho
     depths with a constant count, more than one and fewer than the tokens, whose members persist (arXiv 2410.06833).
     Colours go from 0 to 1: of n tokens counts as log count / log n (0 one cluster, 1 each token alone), matrix entropy
     (arXiv 2510.06477) over its bound log n, the others as they are. The columns to the right are the baselines: states
-    with every dimension permuted over the tokens, and random tokens where these were measured. `selection` is
+    with every dimension permuted over the tokens, and where they were measured the text's own tokens in random order,
+    and random tokens. `selection` is
     "all" or "without_sinks". A single checkpoint gives profiles over depth. Raises OntogenyError where clusters were
     not measured, UsageError for another selection.
     """
