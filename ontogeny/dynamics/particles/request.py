@@ -148,7 +148,7 @@ def _grid(horizon: float) -> Array:
 
 
 def _given_starts(start: ArrayLike) -> Array:
-    x = np.array(start, dtype=np.float64)
+    x = _floats("start", start)
     if x.ndim != 3 or x.shape[0] < 1 or x.shape[1] < 2 or x.shape[2] < 2:
         raise UsageError(f"expected start of shape (samples, particles >= 2, dimension >= 2), got {x.shape}")
     norms = np.linalg.norm(x, axis=-1)
@@ -163,14 +163,12 @@ def _given_starts(start: ArrayLike) -> Array:
 
 
 def _stack(name: str, matrix: ArrayLike, dimension: int) -> Array:
-    stack = np.array(matrix, dtype=np.float64)
+    stack = _floats(name, matrix)
     if stack.ndim == 2:
         stack = stack[None]
     if stack.ndim != 3 or stack.shape[1:] != (dimension, dimension) or not len(stack):
-        raise UsageError(
-            f"expected {name} of shape ({dimension}, {dimension}) or (heads, {dimension}, {dimension}), "
-            f"got {np.shape(matrix)}"
-        )
+        shapes = f"({dimension}, {dimension}) or (heads, {dimension}, {dimension})"
+        raise UsageError(f"expected {name} of shape {shapes}, got {np.shape(matrix)}")
     if not np.isfinite(stack).all():
         raise UsageError(f"expected {name} with finite entries, got NaN or infinity")
     return stack
@@ -182,10 +180,17 @@ def _matrix(matrix: Array) -> torch.Tensor | None:
 
 
 def _numbers(name: str, values: ArrayLike) -> Array:
-    numbers = np.atleast_1d(np.array(values, dtype=np.float64))
+    numbers = np.atleast_1d(_floats(name, values))
     if numbers.ndim != 1 or not len(numbers):
         raise UsageError(f"expected {name} to be one or more numbers, got shape {np.shape(values)}")
     return numbers
+
+
+def _floats(name: str, values: ArrayLike) -> Array:
+    try:
+        return np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"expected {name} to be numbers, got {values!r}") from error
 
 
 def _whole(name: str, value: int, least: int) -> int:

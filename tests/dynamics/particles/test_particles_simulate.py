@@ -121,6 +121,8 @@ def test_progress_is_told_up_to_the_whole():
         ({"beta": [1.0, -2.0]}, "expected every beta to be positive and finite, got 1, -2"),
         ({"beta": np.nan}, "expected every beta to be positive"),
         ({"beta": []}, "expected beta to be one or more numbers"),
+        ({"beta": "warm"}, "expected beta to be numbers, got 'warm'"),
+        ({"start": [[[1.0, 0.0], [1.0]]]}, "expected start to be numbers"),
         ({"particles": 1}, "expected particles to be a whole number of at least 2, got 1"),
         ({"dimension": 1}, "expected dimension to be a whole number of at least 2, got 1"),
         ({"samples": 0}, "expected samples to be a whole number of at least 1, got 0"),
