@@ -65,7 +65,7 @@ def _contenders(case: AttentionCase, device: torch.device) -> tuple[dict[str, Co
     }
     impossible = {}
     if device.type == "cuda":
-        impossible["ontogeny, blocked"] = "hundreds of times as slow as the kernels on a GPU"
+        impossible["ontogeny, blocked"] = "many times as slow as the kernels on a GPU"
         possible["ontogeny, triton"] = _ontogeny("triton")
         possible["ontogeny, triton + SDPA's output"] = _ontogeny("triton", output="sdpa")
         if case.padded:

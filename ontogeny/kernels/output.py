@@ -43,7 +43,7 @@ def sdpa_output(inputs: AttentionInputs) -> Tensor:
         scale=inputs.scale,
         enable_gqa=inputs.group > 1,
     )
-    if seen is None or not inputs.q.is_cuda:
+    if seen is None or (inputs.mask is None and inputs.mask_mod is None) or not inputs.q.is_cuda:
         return output
     # On a GPU a row without a key is whatever the kernel leaves there; on a CPU it is 0.
     return output.masked_fill(~seen.any(-1, keepdim=True), 0)

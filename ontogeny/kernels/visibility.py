@@ -54,9 +54,10 @@ def count_visible(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         return _counted(inputs)
     (batch, heads), keys, device = inputs.q.shape[:2], inputs.keys, inputs.q.device
     if inputs.mask is None:
-        until_end = torch.arange(keys, 0, -1, dtype=torch.float64, device=device).clamp_max(inputs.window or keys)
         every = torch.full((1, 1), inputs.queries, dtype=torch.float64, device=device)
-        rows = until_end if inputs.causal else every
+        rows = torch.arange(keys, 0, -1, dtype=torch.float64, device=device) if inputs.causal else every
+        if inputs.window is not None:
+            rows = rows.clamp_max(inputs.window)
         return rows.expand(batch, heads, keys), every.expand(batch, heads)
     valid, seeing = inputs.mask, inputs.mask.sum(1, keepdim=True)
     rows = seeing

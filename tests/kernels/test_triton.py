@@ -20,7 +20,7 @@ from ontogeny.kernels.masks import sliding_window
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
-from ontogeny.kernels.triton import launch  # noqa: E402
+from ontogeny.kernels.triton import configurations, launch  # noqa: E402
 from ontogeny.kernels.triton.padding import spans  # noqa: E402
 from ontogeny.kernels.triton.tiles import tanh  # noqa: E402
 
@@ -231,6 +231,14 @@ def test_sdpa_leaves_0_at_padding():
     asked = {name: value for name, value in arguments.items() if name not in ("rows", "columns")}
     for output in (attention(**asked), run({**arguments, "output": "sdpa"}).output):
         assert (output[0, :, padding] == 0).all() and (output[0, :, ~padding] != 0).all()
+
+
+def test_the_tile_for_long_rows(monkeypatch):
+    arguments = problem(length=300, heads=1, kv_heads=1, dtype=torch.float16, padding="left")
+    few = run(arguments)
+    monkeypatch.setattr(configurations, "LONG", 300)
+    many = check(arguments)
+    assert not torch.equal(few.entropy, many.entropy)  # another order of the sums: another tile
 
 
 def test_sdpa_gives_the_output_and_the_kernels_the_rest():
