@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ontogeny.bench.record import shown
+
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 BEGIN, END = "<!-- tables: python benchmarks/performance.py -->", "<!-- end of tables -->"
@@ -48,7 +50,7 @@ def _machine(found: dict[str, Any]) -> str:
         if not record["note"]:
             low, high = record["quartiles"]
             share = "" if record["bound_share"] is None else f"{record['bound_share']:.0%}"
-            times = f"{record['milliseconds']:.1f} | {low:.1f}-{high:.1f} | {record['ratio']:.2f}"
+            times = f"{shown(record['milliseconds'])} | {shown(low)}-{shown(high)} | {record['ratio']:.2f}"
             numbers = f"{times} | {record['peak_mib']:.0f} | {share}"
             lines.append(f"| {first} | {record['contender']} | {numbers} |")
     missing = {f"{record['contender']} ({record['note']})" for record in found["records"] if record["note"]}

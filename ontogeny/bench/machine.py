@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -23,6 +25,7 @@ def describe_machine(device: torch.device) -> dict[str, str]:
     }
     if device.type == "cuda":
         described["cuda"] = str(torch.version.cuda)
+        described["triton"] = version("triton") if find_spec("triton") else "-"
     return described
 
 

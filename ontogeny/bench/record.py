@@ -42,6 +42,11 @@ class Record:
         )
 
 
+def shown(milliseconds: float) -> str:
+    """As a table shows it: what takes less than 10 ms to the microsecond."""
+    return f"{milliseconds:.1f}" if milliseconds >= 10 else f"{milliseconds:.3f}"
+
+
 def refuse_if_wrong(
     what: str,
     found: Mapping[str, Tensor | None],

@@ -66,18 +66,20 @@ def bench(
 def _table(case: str, records: list[Record]) -> Table:
     from rich.table import Table
 
+    from ontogeny.bench.record import shown
+
     table = Table(title=case, title_justify="left", min_width=len(case))
     table.add_column("")
     bounded = any(record.bound_share is not None for record in records)
     for heading in ("ms", "quartiles", "ratio", "MiB", *(["of bound"] if bounded else [])):
         table.add_column(heading, justify="right", no_wrap=True)
     for record in records:
-        assert record.quartiles is not None
+        assert record.quartiles is not None and record.milliseconds is not None
         low, high = record.quartiles
         table.add_row(
             record.contender,
-            f"{record.milliseconds:.1f}",
-            f"{low:.1f}-{high:.1f}",
+            shown(record.milliseconds),
+            f"{shown(low)}-{shown(high)}",
             f"{record.ratio:.2f}",
             f"{record.peak_mib:.0f}",
             *([] if not bounded else ["-" if record.bound_share is None else f"{record.bound_share:.0%}"]),

@@ -14,7 +14,7 @@ from ontogeny.kernels.mechanisms import MECHANISMS, Mechanism
 from ontogeny.kernels.output import attention_output
 from ontogeny.kernels.reference import reference_attention
 from ontogeny.kernels.stats import AttentionStats
-from ontogeny.kernels.triton import triton_attention
+from ontogeny.kernels.triton import out_of_reach, triton_attention, triton_was_run_on
 
 Implementation = Literal["auto", "reference", "blocked", "triton"]
 
@@ -51,7 +51,8 @@ def attention_stats(
     the w latest keys, its own included (causal only). `softcap` = c squashes scores to c tanh(score / c).
 
     `impl`: `reference` (float64, whole maps, the specification, differentiable), `blocked` (torch, any device),
-    `triton` (NVIDIA GPUs), or `auto`, which is `blocked` until the Triton kernels have been run on a GPU.
+    `triton` (NVIDIA GPUs), or `auto`: `triton` on the GPUs that it has been run on, where it has a kernel for what is
+    asked and is installed, else `blocked`.
     `output="sdpa"` takes the output from torch's own kernel, to the bit what SDPA gives without statistics. Sums are in
     float32 at least, under autocast too. NaN in q, k or v shows in the rows that see it.
 
@@ -78,7 +79,12 @@ def attention_stats(
     if impl not in ("auto", *_IMPLEMENTATIONS):
         raise OntogenyError(f"impl: expected auto, {', '.join(_IMPLEMENTATIONS)}, got {impl!r}")
     with torch.autocast(q.device.type, enabled=False):
-        return _IMPLEMENTATIONS["blocked" if impl == "auto" else impl](inputs)
+        return _IMPLEMENTATIONS[_best(inputs) if impl == "auto" else impl](inputs)
+
+
+def _best(inputs: AttentionInputs) -> Implementation:
+    reachable = triton_was_run_on(inputs.q.device) and out_of_reach(inputs) is None
+    return "triton" if reachable else "blocked"
 
 
 def attention(

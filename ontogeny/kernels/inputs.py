@@ -150,5 +150,6 @@ def _broadcasts(shape: torch.Size, target: tuple[int, ...]) -> bool:
 def _check_indices(name: str, indices: Tensor, size: int) -> None:
     if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
         raise OntogenyError(f"{name}: expected a vector of indices, got {indices.dtype} {tuple(indices.shape)}")
-    if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= size):
+    here = indices.cpu()  # one question to the device, not one for either end
+    if len(here) and (int(here.min()) < 0 or int(here.max()) >= size):
         raise OntogenyError(f"{name}: expected indices from 0 to {size - 1}, got {indices.tolist()[:8]}")

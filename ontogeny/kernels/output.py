@@ -33,12 +33,17 @@ def sdpa_output(inputs: AttentionInputs) -> Tensor:
             f"{inputs.mechanism.name} with softcap={inputs.softcap}: expected output='fused'"
         )
     restricted = inputs.window is not None or inputs.mask is not None or inputs.mask_mod is not None
-    return torch.nn.functional.scaled_dot_product_attention(
+    seen = visible(inputs, *grid(inputs)) if restricted else None
+    output = torch.nn.functional.scaled_dot_product_attention(
         inputs.q,
         inputs.k,
         inputs.v,
-        attn_mask=visible(inputs, *grid(inputs)) if restricted else None,
+        attn_mask=seen,
         is_causal=inputs.causal and not restricted,
         scale=inputs.scale,
         enable_gqa=inputs.group > 1,
     )
+    if seen is None or (inputs.mask is None and inputs.mask_mod is None) or not inputs.q.is_cuda:
+        return output
+    # On a GPU a row without a key is whatever the kernel leaves there; on a CPU it is 0.
+    return output.masked_fill(~seen.any(-1, keepdim=True), 0)

@@ -54,10 +54,12 @@ def count_visible(inputs: AttentionInputs) -> tuple[Tensor, Tensor]:
         return _counted(inputs)
     (batch, heads), keys, device = inputs.q.shape[:2], inputs.keys, inputs.q.device
     if inputs.mask is None:
-        valid = torch.ones(batch, keys, dtype=torch.bool, device=device)
-        seeing = torch.full((batch, 1), inputs.queries, device=device)
-    else:
-        valid, seeing = inputs.mask, inputs.mask.sum(1, keepdim=True)
+        every = torch.full((1, 1), inputs.queries, dtype=torch.float64, device=device)
+        rows = torch.arange(keys, 0, -1, dtype=torch.float64, device=device) if inputs.causal else every
+        if inputs.window is not None:
+            rows = rows.clamp_max(inputs.window)
+        return rows.expand(batch, heads, keys), every.expand(batch, heads)
+    valid, seeing = inputs.mask, inputs.mask.sum(1, keepdim=True)
     rows = seeing
     if inputs.causal:
         before = torch.nn.functional.pad(valid.cumsum(1), (1, 0))

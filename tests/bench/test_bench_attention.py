@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -54,6 +56,35 @@ def test_a_result_that_is_not_a_number_is_wrong(monkeypatch):
         bench.bench_attention(CASES[:1], CPU, repeats=1)
 
 
+def test_what_does_not_fit_into_memory_is_said_and_the_others_are_timed(monkeypatch):
+    small = CASES[0].small().length
+    right = bench.eager
+
+    def too_large(q, *arguments, **options):
+        if q.shape[2] > small:
+            raise torch.OutOfMemoryError("no room")
+        return right(q, *arguments, **options)
+
+    monkeypatch.setattr(bench, "eager", too_large)
+    monkeypatch.setattr(bench.AttentionCase, "small", lambda case: replace(case, length=small))
+    records = bench.bench_attention([replace(CASES[0], length=small + 1)], CPU, repeats=1)
+    notes = {record.contender: record.note for record in records}
+    assert notes[bench.EAGER] == "out of memory"
+    assert notes[bench.OUTPUT_ONLY] == notes["ontogeny, blocked"] == ""
+
+
+def test_what_stands_at_padding_is_not_held_against_anyone(monkeypatch):
+    right = bench.sdpa
+
+    def other_padding(q, k, v, **options):
+        found = right(q, k, v, **options)
+        found["output"][~options["mask"][:, None, :].expand(-1, q.shape[1], -1)] = 7.0
+        return found
+
+    monkeypatch.setattr(bench, "sdpa", other_padding)
+    assert bench.bench_attention(CASES[2:], CPU, repeats=1)
+
+
 def test_the_default_cases_are_those_of_the_targets():
     assert str(default_cases(CPU, torch.float32)[0]) == "B4 H12 T1024 d64 float32"
     on_gpu = default_cases(torch.device("cuda"), torch.bfloat16)
@@ -65,6 +96,7 @@ def test_the_bound_is_the_derived_one():
     """156 microseconds at d 64, B8, 16 heads, 2048 tokens; the second pass bound by exponentials."""
     case = AttentionCase(8, 16, 16, 2048, 64, torch.bfloat16)
     assert least_seconds(case, "NVIDIA H200") == pytest.approx(156e-6, rel=0.01)
+    assert least_seconds(case, "NVIDIA H100 80GB HBM3") == pytest.approx(152e-6, rel=0.01)
     assert least_seconds(case, "some other device") is None
 
 

@@ -11,12 +11,16 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def performance():
-    spec = importlib.util.spec_from_file_location("performance", ROOT / "benchmarks" / "performance.py")
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def performance():
+    return loaded("performance")
 
 
 def test_the_page_shows_every_measured_number(performance):
@@ -26,9 +30,24 @@ def test_the_page_shows_every_measured_number(performance):
     for path in performance.RESULTS.glob("*.json"):
         for record in json.loads(path.read_text())["records"]:
             if not record["note"]:
-                assert f"| {record['contender']} | {record['milliseconds']:.1f} |" in page
+                digits = 1 if record["milliseconds"] >= 10 else 3
+                assert f"| {record['contender']} | {record['milliseconds']:.{digits}f} |" in page
 
 
 def test_the_page_says_what_was_not_measured(performance):
     on_gpu = any("cuda" in json.loads(path.read_text())["machine"] for path in performance.RESULTS.glob("*.json"))
     assert ("GPU: not yet measured" in performance.PAGE.read_text()) is not on_gpu
+
+
+def test_the_page_shows_the_kernels_times():
+    kernels = loaded("kernels")
+    page = kernels.PAGE.read_text()
+    assert list(kernels.RESULTS.glob("*.json"))
+    assert kernels.tables().strip() in page
+    for path in kernels.RESULTS.glob("*.json"):
+        for record in json.loads(path.read_text())["records"]:
+            row = next(
+                line for line in page.splitlines() if line.startswith(f"| {record['case']} | {record['F']:.3f} |")
+            )
+            both = record["F"] + record["C"]
+            assert "flash" not in record or f"| {both / record['flash']:.2f} |" in row

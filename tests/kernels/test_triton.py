@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import subprocess
 import sys
@@ -19,10 +20,11 @@ from ontogeny.kernels.masks import sliding_window
 triton = pytest.importorskip("triton")
 tl = pytest.importorskip("triton.language")
 
-from ontogeny.kernels.triton import launch  # noqa: E402
+from ontogeny.kernels.triton import configurations, launch  # noqa: E402
 from ontogeny.kernels.triton.padding import spans  # noqa: E402
 from ontogeny.kernels.triton.tiles import tanh  # noqa: E402
 
+kernels_attention = importlib.import_module("ontogeny.kernels.attention")  # the package has a function of that name
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 PER_ROW = ("lse", "entropy", "row_max", "participation", "mass")
 FIELDS = ("output", *PER_ROW, "column_mass", "visible_rows", "distance", "value_norm", "value_weighted_norm")
@@ -177,6 +179,66 @@ def test_low_precision_inputs_are_reduced_in_float32(dtype, case):
 
 def test_low_precision_at_two_tiles_of_a_kernel():
     check(problem(length=200, heads=1, kv_heads=1, dtype=torch.float16, dim=16, window=90, padding="right"))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="minutes in the interpreter")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dim", [64, 128])
+def test_many_tiles_of_a_kernel(dtype, dim):
+    for case in ({}, {"padding": "left", "window": 257}, {"causal": False, "padding": "right"}):
+        arguments = problem(length=1777, heads=2, kv_heads=1, dtype=dtype, dim=dim, **case)
+        first, second = check(arguments), run(arguments)
+        for field in (*FIELDS, "rows", "columns"):
+            torch.testing.assert_close(getattr(first, field), getattr(second, field), rtol=0, atol=0)
+
+
+def test_no_row_and_no_column_are_parts_of_the_map_too():
+    none = torch.arange(0, device=DEVICE)
+    found = run({**problem(length=9), "rows": none, "columns": none})
+    assert found.rows.shape == (2, 2, 0, 9) and found.columns.shape == (2, 2, 9, 0)
+
+
+def test_a_whole_map_and_unordered_rows():
+    arguments = problem(length=70, heads=2, kv_heads=1, padding="left", dim=16, window=50)
+    check({**arguments, "rows": torch.arange(70, device=DEVICE)})
+    check({**arguments, "rows": torch.tensor([69, 3, 3, 0], device=DEVICE)})
+
+
+def test_auto_is_triton_where_it_has_been_run_and_has_a_kernel(monkeypatch):
+    monkeypatch.setattr(kernels_attention, "triton_was_run_on", lambda device: True)
+    arguments = problem(length=20)
+    asked = []
+
+    def noting(name, implementation):
+        return lambda inputs: asked.append(name) or implementation(inputs)
+
+    ways = {name: noting(name, implementation) for name, implementation in kernels_attention._IMPLEMENTATIONS.items()}
+    monkeypatch.setattr(kernels_attention, "_IMPLEMENTATIONS", ways)
+    attention_stats(**arguments)
+    attention_stats(**{**arguments, "mechanism": "entmax15"})
+    monkeypatch.setattr(kernels_attention, "triton_was_run_on", lambda device: False)
+    attention_stats(**arguments)
+    assert asked == ["triton", "blocked", "blocked"]
+
+
+def test_triton_was_run_on_no_cpu():
+    assert not kernels_attention.triton_was_run_on(torch.device("cpu"))
+
+
+def test_sdpa_leaves_0_at_padding():
+    arguments = problem(heads=4, kv_heads=2, padding="left")
+    padding = ~arguments["mask"][0]
+    asked = {name: value for name, value in arguments.items() if name not in ("rows", "columns")}
+    for output in (attention(**asked), run({**arguments, "output": "sdpa"}).output):
+        assert (output[0, :, padding] == 0).all() and (output[0, :, ~padding] != 0).all()
+
+
+def test_the_tile_for_long_rows(monkeypatch):
+    arguments = problem(length=300, heads=1, kv_heads=1, dtype=torch.float16, padding="left")
+    few = run(arguments)
+    monkeypatch.setattr(configurations, "LONG", 300)
+    many = check(arguments)
+    assert not torch.equal(few.entropy, many.entropy)  # another order of the sums: another tile
 
 
 def test_sdpa_gives_the_output_and_the_kernels_the_rest():

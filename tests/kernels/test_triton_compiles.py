@@ -26,7 +26,8 @@ CASES = {
     "sigmoid": {"dtype": "bfloat16", "dim": 64, "mechanism": "sigmoid", "mask": True, "causal": False},
 }
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
-KERNELS = ("forward_kernel", "column_kernel")
+STREAMING = ("forward_kernel", "column_kernel")
+KERNELS = (*STREAMING, "map_kernel", "mean_kernel")
 
 
 def tool(name):
@@ -66,7 +67,7 @@ def test_a_kernel_fits_the_gpu_it_is_compiled_for(compiled, case, kernel):
     assert 0 < found["shared"] <= SHARED_MEMORY[CASES[case].get("capability", 90)]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", STREAMING)
 @pytest.mark.parametrize("case", ["bfloat16, 64", "bfloat16, 128", "float16, 64"])
 def test_the_loops_use_hoppers_tensor_cores_and_spill_nothing(compiled, case, kernel):
     found = compiled[case][kernel]
@@ -104,6 +105,7 @@ def launches(dtype, dim, capability=90, mechanism="softmax", sinks=False, mask=F
         mechanism=MECHANISMS["softmax_sink" if sinks else mechanism],
         sinks=torch.zeros(4, dtype=q.dtype) if sinks else None,
         mask=torch.ones(2, 256, dtype=torch.bool) if mask else None,
+        rows=torch.arange(16),
         **options,
     )
     found = []
@@ -136,7 +138,7 @@ def compile_one(kernel, function, arguments, capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    short = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "u8", "int32": "i32"}
+    short = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "u8", "int32": "i32", "int64": "i64"}
     signature, constants, marks = {}, {}, {}
     for place, parameter in enumerate(function.params):
         value = arguments.pop(parameter.name)

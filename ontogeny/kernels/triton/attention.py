@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ontogeny.errors import OntogenyError
-from ontogeny.kernels.chosen import map_columns, map_rows
 from ontogeny.kernels.inputs import AttentionInputs
-from ontogeny.kernels.mechanisms import ScoredRows
 from ontogeny.kernels.output import sdpa_output
 from ontogeny.kernels.stats import AttentionStats
-from ontogeny.kernels.values import causal_distance, value_norm, value_weighted_norm
 from ontogeny.kernels.visibility import count_visible
 
 if TYPE_CHECKING:
     from ontogeny.kernels.triton.launch import Swept
 
+HOPPER = (9, 0)
 LARGEST_HEAD = 256
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _MECHANISMS = ("softmax", "softmax_sink", "sigmoid", "relu")
+
+
+def triton_was_run_on(device: torch.device) -> bool:
+    """Whether the device is of a kind that the kernels have been run on, and triton is installed."""
+    if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) == HOPPER
 
 
 def out_of_reach(inputs: AttentionInputs) -> str | None:
@@ -68,15 +74,6 @@ def triton_attention(inputs: AttentionInputs) -> AttentionStats:
 
 
 def _assemble(inputs: AttentionInputs, swept: Swept, output: Tensor | None) -> AttentionStats:
-    visible_rows, seeing = count_visible(inputs)
-    norm = value_norm(inputs)
-    if swept.distance is None:
-        distance = causal_distance(swept.mass, swept.column_mass, seeing)
-    else:
-        distance = (swept.distance.double().sum(-1) / seeing.clamp_min(1)).float()
-    threshold = swept.lse[..., None]
-    if not inputs.mechanism.has_lse:
-        threshold = inputs.mechanism.threshold(ScoredRows(threshold, inputs.key_counts(), None))
     output = swept.output if output is None else output
     assert output is not None
     return AttentionStats(
@@ -86,11 +83,17 @@ def _assemble(inputs: AttentionInputs, swept: Swept, output: Tensor | None) -> A
         participation=swept.participation,
         mass=swept.mass,
         column_mass=swept.column_mass,
-        visible_rows=visible_rows.float(),
-        distance=distance,
-        value_norm=norm,
-        value_weighted_norm=value_weighted_norm(swept.column_mass, norm, seeing),
+        visible_rows=_visible_rows(inputs),
+        distance=swept.distance,
+        value_norm=swept.value_norm.repeat_interleave(inputs.group, 1) if inputs.group > 1 else swept.value_norm,
+        value_weighted_norm=swept.value_weighted_norm,
         lse=swept.lse if inputs.mechanism.has_lse else None,
-        rows=None if inputs.rows is None else map_rows(inputs, inputs.rows),
-        columns=None if inputs.columns is None else map_columns(inputs, inputs.columns, threshold),
+        rows=swept.rows,
+        columns=swept.columns,
     )
+
+
+def _visible_rows(inputs: AttentionInputs) -> Tensor:
+    """Of every key, the same for all heads: a view (B, H, S) of (B, 1, S), float32."""
+    seen, _ = count_visible(inputs)
+    return seen[:, :1].float().expand_as(seen)

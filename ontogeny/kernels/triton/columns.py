@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from ontogeny.kernels.triton.bounds import part_of, query_bounds
-from ontogeny.kernels.triton.tiles import HIDDEN, LOG2E, load_rows, product, scores, tokens, visible
+from ontogeny.kernels.triton.tiles import ENDLESS, HIDDEN, LOG2E, load_rows, product, scores, tokens, visible
 from ontogeny.kernels.triton.weights import unnormalised
 
 
@@ -60,16 +60,20 @@ def _receive(
 ):  # fmt: skip
     """`acc` (queries, keys) and the weights of the queries `start` to `stop`, tile upon tile."""
     ONLINE: tl.constexpr = MECHANISM == "softmax" or MECHANISM == "softmax_sink"
+    # Asked for a tile ahead: what is asked for when it is needed is waited for.
+    coming = start + tl.arange(0, BLOCK_M)
+    lse = tl.load(LSE + coming, mask=coming < queries, other=ENDLESS)
     for n in range(start, stop, BLOCK_M):
         q = load_rows(Q, q_row, n, queries, BLOCK_M, D, BLOCK_D, MASKED)
         i = n + tl.arange(0, BLOCK_M)
         s = scores(product(q, k, UPCAST), scale, softcap, CAPPED)
         if ONLINE:
-            lse = tl.load(LSE + i, mask=i < queries, other=0.0) if MASKED else tl.load(LSE + i)
             s -= (lse * LOG2E)[:, None]
+            lse = tl.load(LSE + i + BLOCK_M, mask=i + BLOCK_M < queries, other=ENDLESS)
         if MASKED:
-            some_i = tokens(MASK, i, queries, HAS_MASK)
-            seen = visible(i[:, None], j[None, :], some_i[:, None], some[None, :], window, CAUSAL, WINDOWED)
+            both = tokens(MASK, i, queries, HAS_MASK)[:, None] & some[None, :]
+            checked: tl.constexpr = HAS_MASK or not ONLINE
+            seen = visible(i[:, None], j[None, :], both, window, CAUSAL, WINDOWED, checked)
             s = tl.where(seen, s, HIDDEN)
         if ONLINE:
             acc += tl.exp2(s)

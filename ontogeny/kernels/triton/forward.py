@@ -51,7 +51,7 @@ def forward_kernel(
         if part > 0 or (WINDOWED or HAS_MASK):
             start, stop = part_of(part, lo, whole_lo, whole_hi, hi)
             m, total, energy, squares, top, far, acc = _attend(
-                m, total, energy, squares, top, far, acc, q, i, some, threshold, start, stop, K, V, MASK,
+                m, total, energy, squares, top, far, acc, q, i, threshold, start, stop, K, V, MASK,
                 k_row, v_row, keys, window, scale, softcap, D, DV, BLOCK_D, BLOCK_DV, BLOCK_N,
                 MECHANISM, CAUSAL, WINDOWED, CAPPED, HAS_MASK, HAS_OUTPUT, UPCAST, part != 1,
             )  # fmt: skip
@@ -75,7 +75,7 @@ def forward_kernel(
 
 @triton.jit
 def _attend(
-    m, total, energy, squares, top, far, acc, q, i, some, threshold, start, stop, K, V, MASK,
+    m, total, energy, squares, top, far, acc, q, i, threshold, start, stop, K, V, MASK,
     k_row, v_row, keys, window, scale, softcap, D: tl.constexpr, DV: tl.constexpr,
     BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_N: tl.constexpr, MECHANISM: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CAPPED: tl.constexpr, HAS_MASK: tl.constexpr,
@@ -91,7 +91,7 @@ def _attend(
             s, unit = scores(s, scale, softcap, CAPPED), 1.0
         if MASKED:
             some_j = tokens(MASK, j, keys, HAS_MASK)
-            seen = visible(i[:, None], j[None, :], some[:, None], some_j[None, :], window, CAUSAL, WINDOWED)
+            seen = visible(i[:, None], j[None, :], some_j[None, :], window, CAUSAL, WINDOWED, HAS_MASK)
             s = tl.where(seen, s, HIDDEN)
         if ONLINE:
             p, shrink, m, total, energy, squares, top = softmax_step(

@@ -1,4 +1,4 @@
-"""Runs kernel F, then kernel C, which needs F's logsumexp."""
+"""Runs kernel F, then what needs its logsumexp: kernel C, the chosen parts of the map, and the means."""
 
 from __future__ import annotations
 
@@ -12,25 +12,31 @@ from torch import Tensor
 from triton.runtime.jit import JITFunction
 
 from ontogeny.kernels.inputs import AttentionInputs
+from ontogeny.kernels.triton.chosen import map_kernel
 from ontogeny.kernels.triton.columns import column_kernel
 from ontogeny.kernels.triton.configurations import (
     HOPPER_SHARED_MEMORY,
     column_configuration,
     forward_configuration,
+    map_configuration,
     padded,
 )
 from ontogeny.kernels.triton.forward import forward_kernel
+from ontogeny.kernels.triton.means import mean_kernel
 from ontogeny.kernels.triton.padding import spans
 
 INTERPRETED = not isinstance(forward_kernel, JITFunction)
 
 
+MEAN_BLOCK = 1024
+
+
 @dataclass(frozen=True)
 class Swept:
-    """What the kernels leave: `output` (B, H, T, dv), unless SDPA is to say it; `column_mass` (B, H, S); float32.
+    """What the kernels leave: `output` (B, H, T, dv), unless SDPA is to say it; the statistics, float32.
 
-    All else is (B, H, T). `distance`, a row's mean |i - j|, is left without a causal mask only; `lse` means nothing for
-    a mechanism that has none.
+    `column_mass` is (B, H, S), `value_norm` (B, Hkv, S), `distance` and `value_weighted_norm` are (B, H), `rows` and
+    `columns` the chosen parts of the map; all else is (B, H, T). `lse` means nothing for a mechanism that has none.
     """
 
     output: Tensor | None
@@ -39,25 +45,45 @@ class Swept:
     row_max: Tensor
     participation: Tensor
     mass: Tensor
-    distance: Tensor | None
     column_mass: Tensor
+    value_norm: Tensor
+    distance: Tensor
+    value_weighted_norm: Tensor
+    rows: Tensor | None
+    columns: Tensor | None
 
 
 def sweep(inputs: AttentionInputs) -> Swept:
-    """Both kernels, for inputs that they are made for."""
+    """All kernels, for inputs that they are made for."""
     shared = _shared(inputs)
+    norm = torch.linalg.vector_norm(inputs.v, dim=-1, dtype=torch.float32)
     with torch.cuda.device(inputs.q.device) if inputs.q.is_cuda else contextlib.nullcontext():
         output, rows = _run_forward(inputs, shared)
         column_mass = _run_columns(inputs, shared, rows["LSE"])
-    distance = rows.pop("DISTANCE", None)
-    return Swept(output, **{name.lower(): x for name, x in rows.items()}, distance=distance, column_mass=column_mass)
+        distance, weighted = _run_means(inputs, shared, rows, column_mass, norm)
+        chosen_rows = None if inputs.rows is None else _run_map(inputs, shared, rows["LSE"], rows=inputs.rows)
+        chosen_columns = None
+        if inputs.columns is not None:
+            chosen_columns = _run_map(inputs, shared, rows["LSE"], columns=inputs.columns)
+    rows.pop("DISTANCE", None)
+    return Swept(
+        output=output,
+        **{name.lower(): x for name, x in rows.items()},
+        column_mass=column_mass,
+        value_norm=norm,
+        distance=distance,
+        value_weighted_norm=weighted,
+        rows=chosen_rows,
+        columns=chosen_columns,
+    )
 
 
 def _run_forward(inputs: AttentionInputs, shared: dict[str, Any]) -> tuple[Tensor | None, dict[str, Tensor]]:
     """The output, and the rows' statistics by the names that the kernel has for them."""
     size = inputs.v.shape[-1]
     width = max(padded(size), shared["BLOCK_D"])
-    chosen = forward_configuration(width, inputs.q.dtype, _shared_memory(inputs.q.device))
+    reach = min(inputs.window or inputs.keys, inputs.keys)
+    chosen = forward_configuration(width, inputs.q.dtype, reach, _shared_memory(inputs.q.device))
     v = _rows_whole(inputs.v)
     names = ["LSE", "ENTROPY", "ROW_MAX", "PARTICIPATION", "MASS", *([] if inputs.causal else ["DISTANCE"])]
     rows = {name: _empty(inputs.q, *inputs.q.shape[:3]) for name in names}
@@ -97,8 +123,55 @@ def _run_columns(inputs: AttentionInputs, shared: dict[str, Any], lse: Tensor) -
     return column_mass
 
 
+def _run_means(
+    inputs: AttentionInputs, shared: dict[str, Any], rows: dict[str, Tensor], column_mass: Tensor, norm: Tensor
+) -> tuple[Tensor, Tensor]:
+    distance, weighted = (_empty(inputs.q, *inputs.q.shape[:2]) for _ in range(2))
+    mean_kernel[(distance.numel(),)](
+        MASS=rows["MASS"],
+        COLUMN_MASS=column_mass,
+        ROW_DISTANCE=rows.get("DISTANCE"),
+        VALUE_NORM=norm,
+        DISTANCE=distance,
+        WEIGHTED_NORM=weighted,
+        BLOCK=MEAN_BLOCK,
+        **{name: shared[name] for name in ("MASK", "queries", "keys", "heads", "group", "CAUSAL", "HAS_MASK")},
+    )
+    return distance, weighted
+
+
+def _run_map(
+    inputs: AttentionInputs,
+    shared: dict[str, Any],
+    lse: Tensor,
+    rows: Tensor | None = None,
+    columns: Tensor | None = None,
+) -> Tensor:
+    """The map's `rows` (R,), or its `columns` (C,): (B, H, R, S) or (B, H, T, C)."""
+    height = inputs.queries if rows is None else len(rows)
+    width = inputs.keys if columns is None else len(columns)
+    part = _empty(inputs.q, *inputs.q.shape[:2], height, width)
+    if not part.numel():
+        return part
+    chosen = map_configuration(shared["BLOCK_D"], height, width, inputs.q.dtype)
+    grid = -(-height // chosen.block_m) * -(-width // chosen.block_n) * inputs.q.shape[0] * inputs.q.shape[1]
+    map_kernel[(grid,)](
+        **{name: value for name, value in shared.items() if name != "SPANS"},
+        LSE=lse,
+        MAP=part,
+        ROWS=rows,
+        COLUMNS=columns,
+        rows=height,
+        columns=width,
+        BLOCK_M=chosen.block_m,
+        BLOCK_N=chosen.block_n,
+        **chosen.launch_options(),
+    )
+    return part
+
+
 def _shared(inputs: AttentionInputs) -> dict[str, Any]:
-    """The arguments that both kernels take."""
+    """The arguments that F, C and the map's kernel take."""
     q, k = _rows_whole(inputs.q), _rows_whole(inputs.k)
     unit = math.log2(math.e) if inputs.mechanism.name != "relu" else 1.0
     cap = inputs.softcap
@@ -132,10 +205,10 @@ def _shared(inputs: AttentionInputs) -> dict[str, Any]:
 
 def _thresholds(inputs: AttentionInputs) -> Tensor | None:
     """What weighs a sequence's keys: log2 n for sigmoid, n for ReLU; float32 (B,)."""
+    if inputs.mechanism.name not in ("sigmoid", "relu"):
+        return None
     counts = inputs.key_counts().view(-1)
-    if inputs.mechanism.name == "sigmoid":
-        return counts.log2().float()
-    return counts.float() if inputs.mechanism.name == "relu" else None
+    return (counts.log2() if inputs.mechanism.name == "sigmoid" else counts).float()
 
 
 def _rows_whole(x: Tensor) -> Tensor:

@@ -76,7 +76,9 @@ def _finish_softmax(m, total, energy, squares, top):
     share = 1.0 / total
     log_total = tl.log2(total)
     entropy = (log_total - energy * share) * LN2
-    return (m + log_total) * LN2, entropy, tl.exp2(top - m) * share, total * total / squares, total * share, share
+    # A GPU rounds m and not the fused products that m is taken from, which can make the total of one key less than 1.
+    row_max = tl.minimum(tl.exp2(top - m) * share, 1.0)
+    return (m + log_total) * LN2, entropy, row_max, total * total / squares, total * share, share
 
 
 @triton.jit

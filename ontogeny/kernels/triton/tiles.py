@@ -8,6 +8,8 @@ import triton.language as tl
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 # What a hidden key scores: finite, for 0 * inf is NaN, and so low that its weight is 0 in every row.
 HIDDEN: tl.constexpr = tl.constexpr(-1e30)
+# The logsumexp of a query that is none: no key has a weight in its row.
+ENDLESS: tl.constexpr = tl.constexpr(1e30)
 
 
 @triton.jit
@@ -61,11 +63,18 @@ def tokens(MASK, place, size, HAS_MASK: tl.constexpr):
 
 
 @triton.jit
-def visible(i, j, some_i, some_j, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr):
-    """Which query i sees which key j, given which of them are tokens. All broadcast together."""
-    seen = some_i & some_j
+def visible(i, j, some, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr, CHECKED: tl.constexpr):
+    """Which query i sees which key j, all broadcast together.
+
+    `some`: which of them are tokens. Where that is not CHECKED a causal mask alone decides: it hides the keys after the
+    last token, and what the queries after it get is dropped.
+    """
     if CAUSAL:
-        seen = seen & (j <= i)
-    if WINDOWED:
-        seen = seen & (i - j < window)
+        seen = j <= i
+        if CHECKED:
+            seen = seen & some
+        if WINDOWED:
+            seen = seen & (i - j < window)
+    else:
+        seen = some
     return seen
