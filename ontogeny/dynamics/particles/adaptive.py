@@ -3,9 +3,10 @@
 Two things make that possible. Particles at one place are left out of one another's pull (`Model.velocity`), so that
 steps see pulls far below the rounding of a cluster's own. And particles that have come within 1e-7 are tied: they move
 as one from then on. Untied they would contract towards one another at a rate of one for as long as the plateau lasts,
-and an explicit step cannot be longer than a few times that. Tying changes the state by less than 1e-7, and what follows
-by the square of it, since particles at one place have equal velocities; under a causal mask or noise they do not, and
-with V other than the identity they may part again, so that nothing is tied there.
+and an explicit step cannot be longer than a few times that. Particles at one place have equal velocities, and tying
+leaves the centre of those it ties, so that what follows changes by the square of 1e-7. Under a causal mask or noise
+velocities differ at one place, and with V other than the identity particles may part again: nothing is tied there, and
+a plateau may take more steps than there are.
 """
 
 from __future__ import annotations
@@ -80,9 +81,10 @@ def adaptive(
 ) -> Iterator[Step]:
     """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), until the horizon or until settled.
 
-    As many as fit the cache are on their way at a time; others begin as those end.
-    A trajectory is settled once all of its particles are tied. The error of each step is at most `tolerance` in every
-    coordinate. `tries` (B,) is counted up by every step tried, and a trajectory stops after `budget` of them.
+    As many as fit the cache are on their way at a time; others begin as those end. A trajectory is settled once all of
+    its particles are tied. The error of each step is at most `tolerance` in every coordinate. `tries` (B,) is counted
+    up by every step tried, and a trajectory stops after `budget` of them. `tying` can be turned off, to see what it
+    changes.
     """
     tying = tying and model.values_are_identity and not model.causal
     rows = torch.arange(len(x))

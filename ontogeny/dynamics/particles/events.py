@@ -3,7 +3,8 @@
 A merger is the moment when there are fewer clusters than ever before; a plateau is the time between two mergers, while
 the lowest count is some 1 < count < n. Where counts only fall, as along SA and USA of identity matrices, these are all
 changes of the count. Where they rise too (other matrices, noise), a count that falls and recovers is one merger, at its
-first fall, and the plateau after it lasts until there are fewer clusters still.
+first fall, and the plateau after it lasts until there are fewer clusters still; what comes and goes within one step of
+the integration is not seen.
 """
 
 from __future__ import annotations

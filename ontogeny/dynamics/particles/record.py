@@ -33,10 +33,10 @@ class Record:
         self.states = x.new_full((batch, len(times), n, d), torch.nan) if keep_states else None
         self.end = x.new_zeros(batch)
         self.reached = x.new_full((batch, len(thresholds), n - 1), torch.nan)
-        self.first = counts(linkage(x @ x.mT), thresholds)
+        self._most = pool_size(max(n, d))
+        self.first = torch.cat([counts(linkage(some @ some.mT), thresholds) for some in x.split(self._most)])
         self.last, self._lowest = self.first.clone(), self.first.clone()
         self.settled = torch.zeros(batch, dtype=torch.bool)
-        self._most = pool_size(max(n, d))
         self._next = torch.zeros(batch, dtype=torch.long)
         self._due(torch.arange(batch), self.end, lambda which, _: x[which])
 
@@ -86,7 +86,7 @@ class Record:
         which, level = (now < lowest).nonzero(as_tuple=True)
         if not len(which):
             return
-        share = joinings(step, which, self.thresholds[level])
+        share = joinings(step, which, self.thresholds[level]).clamp(max=1)
         new = n - 1 - torch.arange(n - 1)  # the count that each joining leaves
         event, joining = ((new < lowest[which, level, None]) & (new >= now[which, level, None])).nonzero(as_tuple=True)
         which, level = which[event], level[event]

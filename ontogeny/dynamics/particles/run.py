@@ -32,8 +32,8 @@ def run(request: Request, on_progress: Progress | None = None) -> Variables:
     beta = torch.from_numpy(request.beta).repeat_interleave(samples)
     tries = torch.zeros(betas * samples, dtype=torch.long)
     times, thresholds = torch.from_numpy(request.times), torch.from_numpy(request.thresholds)
-    record = Record(x, beta, times, thresholds, keep_states=request.keep_states)
     with _one_thread():
+        record = Record(x, beta, times, thresholds, keep_states=request.keep_states)
         for step in _steps(request, x, beta, tries):
             record.take(step)
             if on_progress is not None:
