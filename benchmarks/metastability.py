@@ -28,8 +28,9 @@ BEGIN, END = "<!-- tables: python benchmarks/metastability.py --page -->", "<!--
 
 KINDS = ("usa", "sa")
 BETAS = np.arange(2.0, 21.0)
-CLUSTER, SAMPLES, RADIUS, APART = 8, 8, 0.02, 0.0  # particles a cluster, its half angle, the clusters' inner product
+CLUSTER, SAMPLES, RADIUS, APART = 8, 8, 0.02, -0.25  # particles a cluster, its half angle, the clusters' inner product
 MET = 0.999
+SLOPES = ((2.0, 8.0), (14.0, 20.0))  # betas
 STAIRS, FURTHEST = (4.0, 9.0, 25.0), 2.2  # beta; the stretched time to which the largest is followed
 PHASE_BETAS, PHASE_SAMPLES, PHASE_PARTICLES, PHASE_HORIZON = np.linspace(0.1, 9, 90), 64, 32, 30.0
 
@@ -80,8 +81,11 @@ def staircase() -> xr.Dataset:
 
 
 def phase() -> xr.Dataset:
-    """SA from the same uniform particles at every beta (arXiv 2312.10794)."""
-    return simulate(PHASE_PARTICLES, 2, PHASE_BETAS, samples=PHASE_SAMPLES, horizon=PHASE_HORIZON, thresholds=[MET])
+    """SA from the same uniform particles at every beta (arXiv 2312.10794), to 1e-8 in each step."""
+    times = np.linspace(0, PHASE_HORIZON, 61)
+    return simulate(
+        PHASE_PARTICLES, 2, PHASE_BETAS, samples=PHASE_SAMPLES, horizon=PHASE_HORIZON, times=times, tolerance=1e-8
+    )
 
 
 def measure() -> dict[str, Any]:
@@ -91,9 +95,11 @@ def measure() -> dict[str, Any]:
     clock, worked = time.perf_counter() - clock, time.process_time() - worked
     end = diagram["clustered"].isel(time=-1).mean("sample")
     stairs = staircase()
+    lasted = {kind: lifetimes(kind) for kind in KINDS}
     return {
         "machine": describe_machine(torch.device("cpu")),
-        "lifetimes": {kind: lifetimes(kind) for kind in KINDS},
+        "lifetimes": lasted,
+        "slopes": {kind: [_slope(rows, *ends) for ends in SLOPES] for kind, rows in lasted.items()},
         "staircase": [_stairs(stairs.sel(beta=beta, sample=0)) for beta in STAIRS],
         "phase": {
             "seconds": clock,
@@ -104,6 +110,13 @@ def measure() -> dict[str, Any]:
             "clustered": {f"{beta:.1f}": float(end.sel(beta=beta, method="nearest")) for beta in (0.1, 1, 3, 5, 7, 9)},
         },
     }
+
+
+def _slope(rows: list[dict[str, Any]], first: float, last: float) -> dict[str, float]:
+    """The slope of the logarithm of the simulated lifetime over betas from `first` to `last`, by least squares."""
+    inside = [row for row in rows if first <= row["beta"] <= last]
+    beta, lasted = np.array([(row["beta"], row["simulated"]) for row in inside]).T
+    return {"first": first, "last": last, "slope": float(np.polyfit(beta, np.log(lasted), 1)[0])}
 
 
 def _stairs(one: xr.Dataset) -> dict[str, Any]:
@@ -136,7 +149,10 @@ def tables(found: dict[str, Any]) -> str:
                 f"| {row['beta']:g} | {row['simulated']:.5g} | {row['exact']:.5g} | {row['worst']:.2%} | {ratios} | "
                 f"{row['steps']} |"
             )
-        lines.append("")
+        slopes = "; ".join(
+            f"{one['slope']:.3f} over beta from {one['first']:g} to {one['last']:g}" for one in found["slopes"][kind]
+        )
+        lines += ["", f"Slope of the logarithm of the lifetime, where 1 - c = {1 - APART:g}: {slopes}.", ""]
     lines += [
         "**Staircase**",
         "",
@@ -147,11 +163,13 @@ def tables(found: dict[str, Any]) -> str:
         last = ", ".join(f"{time:.3f}" for time in row["last_three"])
         lines.append(f"| {row['beta']:g} | {row['mergers']} | {last} | {row['steps']} | {row['verdict']} |")
     shares = ", ".join(f"{share:.2f} at beta = {beta}" for beta, share in ran["clustered"].items())
+    took = f"{ran['seconds']:.0f} s ({ran['cpu_seconds']:.0f} s of CPU time)"
+    where = f"{machine['threads']} threads of {machine['device']}, torch {machine['torch']}"
+    steps = f"{ran['steps']:,} steps in all, at most {ran['most_steps']} for one"
     lines += [
         "",
-        f"**Phase diagram**: {ran['trajectories']:,} trajectories in {ran['seconds']:.0f} s ({ran['cpu_seconds']:.0f} s of "
-        f"CPU time) on {machine['threads']} threads of {machine['device']}, torch {machine['torch']}; {ran['steps']:,} "
-        f"steps in all, at most {ran['most_steps']} for one. Share of clustered pairs at t = {PHASE_HORIZON:g}: {shares}.",
+        f"**Phase diagram**: {ran['trajectories']:,} trajectories in {took} on {where}; {steps}. Share of clustered "
+        f"pairs at t = {PHASE_HORIZON:g}: {shares}.",
         "",
     ]
     return "\n".join([*lines, ""])
@@ -169,7 +187,7 @@ def write_figures() -> None:
     FIGURES.mkdir(exist_ok=True)
     rows = lifetimes("usa")
     column = {name: [row[name] for row in rows] for name in rows[0]}
-    approximations = {"exp(β (1 − c))": column["exponential"], "leading order": column["leading"]}
+    approximations = {"exp(β (1 - c))": column["exponential"], "leading order": column["leading"]}
     drawn = {
         "lifetimes": plots.lifetimes(column["beta"], column["simulated"], column["exact"], approximations),
         "staircase": plots.simulation(staircase(), time="stretched"),
