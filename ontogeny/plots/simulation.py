@@ -194,8 +194,17 @@ def _label_time(fig: go.Figure, dataset: xr.Dataset, time: str) -> None:
     if time == "log":
         positive = dataset["time"].values[dataset["time"].values > 0]
         fig.update_xaxes(**_decades(_shown(positive), np.log10(positive[-1])))
+    else:
+        fig.update_xaxes(range=[0, _stretched_end(dataset)])
     fig.update_xaxes(matches="x")
     fig.update_xaxes(title_text=_TIMES[time], row=rows, col=1)
+
+
+def _stretched_end(dataset: xr.Dataset) -> float:
+    """A little behind where the last of the lines has come to one cluster, or ends."""
+    several = (dataset["cluster_count"] > 1).any("threshold").transpose("beta", "time").values
+    stretched = np.log1p(dataset["time"].values) / dataset["beta"].values[:, None]
+    return 1.1 * float(np.where(several, stretched, 0).max()) or float(stretched.max())
 
 
 def _shown(times: np.ndarray) -> float:

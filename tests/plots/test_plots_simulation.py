@@ -59,6 +59,14 @@ def test_stretched_time_is_that_of_each_beta(circle: xr.Dataset) -> None:
     assert fig.layout.xaxis3.title.text == "stretched time, log(1 + t) / β" and fig.layout.xaxis.type != "log"
 
 
+def test_stretched_time_ends_behind_the_last_merger_that_is_seen(circle: xr.Dataset) -> None:
+    fig = plots.simulation(circle, sample=0, time="stretched", threshold=0.999)
+    last = max(float(np.asarray(trace.x)[np.asarray(trace.y) > 1].max()) for trace in fig.data[2:4])
+    assert fig.layout.xaxis.range == (0, pytest.approx(1.1 * last))
+    lonely = plots.simulation(circle.assign(cluster_count=circle["cluster_count"] * 0 + 1), time="stretched")
+    assert lonely.layout.xaxis.range[1] == pytest.approx(np.log1p(100))
+
+
 def test_particles_on_the_sphere_are_paths_on_it() -> None:
     sphere = simulated(3)
     fig = plots.simulation(sphere)
