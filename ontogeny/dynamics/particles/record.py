@@ -94,8 +94,7 @@ class Record:
             )
         if len(more[0]):
             which, level = more
-            passed = torch.arange(1, n)
-            undone = (passed >= before[more][:, None]) & (passed < now[more][:, None])
+            undone = torch.arange(1, n) < now[more][:, None]
             self.reached[rows[which], level] = self.reached[rows[which], level].masked_fill(undone, torch.nan)
             self._new_highest(step, which, level, now[more])
 
