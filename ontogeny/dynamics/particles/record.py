@@ -19,9 +19,10 @@ class Record:
     """The record of B trajectories at `times` (T,), ascending, and at `thresholds` (H,).
 
     `energy` and `clustered` (B, T), `count` (B, T, H), `states` (B, T, n, d) where they are kept; NaN and -1 where
-    nothing was recorded. `reached` (B, H, n - 1) is when there were first no more than 1, 2, ... n - 1 clusters, NaN
-    where there never were or where there were none more at time 0. `first` and `last` (B, H) are the counts at time 0
-    and at the end of the last step, `end` (B,) its time, `settled` (B,) whether it ended in what stays for good.
+    nothing was recorded. `reached` (B, H, n - 1) is when there came to be no more than 1, 2, ... n - 1 clusters to the
+    end, NaN where there are more, or never were more. `highest` (B, H) is the highest count, `peak` (B, H) when it was
+    first reached, `last` (B, H) the count at the end of the last step, `end` (B,) its time, `settled` (B,) whether it
+    ended in what stays for good.
     """
 
     def __init__(self, x: Tensor, beta: Tensor, times: Tensor, thresholds: Tensor, *, keep_states: bool) -> None:
@@ -34,15 +35,15 @@ class Record:
         self.end = x.new_zeros(batch)
         self.reached = x.new_full((batch, len(thresholds), n - 1), torch.nan)
         self._most = pool_size(max(n, d))
-        self.first = torch.cat([counts(linkage(some @ some.mT), thresholds) for some in x.split(self._most)])
-        self.last, self._lowest = self.first.clone(), self.first.clone()
+        self.last = torch.cat([counts(linkage(some @ some.mT), thresholds) for some in x.split(self._most)])
+        self.highest, self.peak = self.last.clone(), x.new_zeros(self.last.shape)
         self.settled = torch.zeros(batch, dtype=torch.bool)
         self._next = torch.zeros(batch, dtype=torch.long)
         self._due(torch.arange(batch), self.end, lambda which, _: x[which])
 
     def take(self, step: Step) -> None:
         """Record what falls within a step."""
-        self._mergers(step)
+        self._changes(step)
         rows = step.rows
 
         def inside(which: Tensor, place: Tensor) -> Tensor:
@@ -77,18 +78,36 @@ class Record:
                 self.states[row, there] = x
         self._next[rows] = after
 
-    def _mergers(self, step: Step) -> None:
-        """Locate the mergers within a step: where the count is lower at its end than ever before."""
+    def _changes(self, step: Step) -> None:
+        """Locate the mergers within a step, and forget those that it undoes."""
         rows, n = step.rows, step.x.shape[1]
-        self.last[rows] = now = counts(linkage(step.x @ step.x.mT), self.thresholds)
-        lowest = self._lowest[rows]
-        self._lowest[rows] = torch.minimum(lowest, now)
-        which, level = (now < lowest).nonzero(as_tuple=True)
-        if not len(which):
-            return
-        share = joinings(step, which, self.thresholds[level]).clamp(max=1)
-        new = n - 1 - torch.arange(n - 1)  # the count that each joining leaves
-        event, joining = ((new < lowest[which, level, None]) & (new >= now[which, level, None])).nonzero(as_tuple=True)
-        which, level = which[event], level[event]
-        start, end = step.start[which], step.end[which]
-        self.reached[rows[which], level, new[joining] - 1] = start + share[event, joining] * (end - start)
+        before, now = self.last[rows], counts(linkage(step.x @ step.x.mT), self.thresholds)
+        self.last[rows] = now
+        fewer, more = (now < before).nonzero(as_tuple=True), (now > before).nonzero(as_tuple=True)
+        if len(fewer[0]):
+            which, level = fewer
+            share = joinings(step, which, self.thresholds[level]).clamp(max=1)
+            left = n - 1 - torch.arange(n - 1)  # the count that each joining leaves
+            event, joining = ((left < before[fewer][:, None]) & (left >= now[fewer][:, None])).nonzero(as_tuple=True)
+            self.reached[rows[which[event]], level[event], left[joining] - 1] = _time(
+                step, which[event], share[event, joining]
+            )
+        if len(more[0]):
+            which, level = more
+            undone = torch.arange(1, n) < now[more][:, None]
+            self.reached[rows[which], level] = self.reached[rows[which], level].masked_fill(undone, torch.nan)
+            self._new_highest(step, which, level, now[more])
+
+    def _new_highest(self, step: Step, which: Tensor, level: Tensor, now: Tensor) -> None:
+        """Note the trajectories `which` whose count `now` (k,) at a level is higher than ever, and since when."""
+        new = now > self.highest[step.rows[which], level]
+        if new.any():
+            which, level, now = which[new], level[new], now[new]
+            share = joinings(step, which, self.thresholds[level], backwards=True).clamp(max=1)
+            first = share.gather(1, step.x.shape[1] - now[:, None])[:, 0]  # from the end, the first to leave fewer
+            self.highest[step.rows[which], level] = now
+            self.peak[step.rows[which], level] = _time(step, which, 1 - first)
+
+
+def _time(step: Step, which: Tensor, share: Tensor) -> Tensor:
+    return step.start[which] + share * (step.end[which] - step.start[which])

@@ -84,7 +84,7 @@ def _variables(request: Request, record: Record, tries: Tensor) -> Variables:
     count = record.count.numpy().astype(np.float64)
     count[count < 0] = np.nan
     merger = np.sort(record.reached.numpy(), axis=-1)  # NaN comes last
-    start, end, held = plateaus(record.first.numpy(), merger, record.reached.shape[-1] + 1)
+    start, end, held = plateaus(record.highest.numpy(), record.peak.numpy(), merger)
     whole = (record.settled | (record.end >= request.horizon)).numpy()
     one = record.last.numpy()[:, request.thresholds.argmax()] == 1
     found = {

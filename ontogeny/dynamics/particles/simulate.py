@@ -22,8 +22,8 @@ VARIABLES = {
     "energy": ("time", "E_beta, the interaction energy", "1", MODEL),
     "cluster_count": ("time threshold", "connected components of <x_i, x_j> > threshold", "clusters", METASTABILITY),
     "clustered": ("time", "share of pairs i < j with <x_i, x_j> > 0.999", "1", MODEL),
-    "merger_time": ("threshold merger", "when there first were fewer clusters than ever before", "t", METASTABILITY),
-    "plateau_start": ("threshold plateau", "merger after which the count stayed, or time 0", "t", METASTABILITY),
+    "merger_time": ("threshold merger", "when there came to be fewer clusters for good", "t", METASTABILITY),
+    "plateau_start": ("threshold plateau", "merger that began it, or when the count peaked", "t", METASTABILITY),
     "plateau_end": ("threshold plateau", "merger that ended the plateau; NaN: it was not seen", "t", METASTABILITY),
     "plateau_count": ("threshold plateau", "clusters in the plateau; -1: no plateau", "clusters", METASTABILITY),
     "verdict": ("", "how the trajectory ended: collapsed, horizon, or step budget", "1", METASTABILITY),
@@ -73,8 +73,9 @@ def simulate(
     Over (beta, sample): `energy` (time), `cluster_count` (time, threshold), `clustered` (time), `merger_time`
     (threshold, merger), `plateau_start`, `plateau_end`, `plateau_count` (threshold, plateau), `verdict` ("collapsed":
     one cluster at the highest threshold in the end; "horizon"; "step budget"), `end_time`, `steps`, and with
-    `keep_states` also `state` (time, particle, axis). Mergers and plateaus follow the lowest count so far
-    (`ontogeny.dynamics.particles.events`); those of a noisy run are located within its steps along the chord.
+    `keep_states` also `state` (time, particle, axis). A merger is the moment from which on there are never again as
+    many clusters, a plateau lies between two mergers (`ontogeny.dynamics.particles.events`); those of a noisy run are
+    located within its steps along the chord.
 
     `on_progress(done, total)` is told after every step how many of the values are recorded.
 
