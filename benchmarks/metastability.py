@@ -3,6 +3,9 @@
 python benchmarks/metastability.py --json > benchmarks/results/metastability/<machine>.json
 python benchmarks/metastability.py --page      # the tables, from that file
 python benchmarks/metastability.py --figures   # docs/figures/*.svg: wants `pip install kaleido` and a Chromium
+
+The figure of SmolLM2 is of a scan: ontogeny scan smollm2 --sequences 32 --probes clusters,random_tokens --out FOLDER,
+then --figures FOLDER.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ontogeny import plots, simulate
+from ontogeny import open_scan, plots, simulate
 from ontogeny.bench.machine import describe_machine
 from ontogeny.dynamics.particles.two_body import leading_time, two_body_time
 
@@ -164,7 +167,7 @@ def tables(found: dict[str, Any]) -> str:
         lines.append(f"| {row['beta']:g} | {row['mergers']} | {last} | {row['steps']} | {row['verdict']} |")
     shares = ", ".join(f"{share:.2f} at beta = {beta}" for beta, share in ran["clustered"].items())
     took = f"{ran['seconds']:.0f} s ({ran['cpu_seconds']:.0f} s of CPU time)"
-    where = f"{machine['threads']} threads of {machine['device']}, torch {machine['torch']}"
+    where = f"one thread of {machine['device']}, torch {machine['torch']}"
     steps = f"{ran['steps']:,} steps in all, at most {ran['most_steps']} for one"
     lines += [
         "",
@@ -182,8 +185,8 @@ def write_page() -> None:
     PAGE.write_text(f"{before}{BEGIN}\n\n{tables(json.loads(path.read_text()))}{END}{rest.split(END)[1]}")
 
 
-def write_figures() -> None:
-    """Simulate anew and draw."""
+def write_figures(scan: Path | None) -> None:
+    """Simulate anew and draw, and draw the scan of SmolLM2."""
     FIGURES.mkdir(exist_ok=True)
     rows = lifetimes("usa")
     column = {name: [row[name] for row in rows] for name in rows[0]}
@@ -193,6 +196,8 @@ def write_figures() -> None:
         "staircase": plots.simulation(staircase(), time="stretched"),
         "phase": plots.phase_diagram(phase()),
     }
+    if scan is not None:
+        drawn["smollm2"] = plots.metastability(open_scan(scan), selection="without_sinks")
     for name, figure in drawn.items():
         figure.write_image(FIGURES / f"{name}.svg", width=900)
 
@@ -202,12 +207,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.add_argument("--page", action="store_true", help="write the tables from benchmarks/results/metastability")
-    parser.add_argument("--figures", action="store_true", help="write docs/figures/*.svg")
+    parser.add_argument("--figures", nargs="?", const="", metavar="SCAN", help="write docs/figures/*.svg")
     asked = parser.parse_args()
     if asked.page:
         write_page()
-    elif asked.figures:
-        write_figures()
+    elif asked.figures is not None:
+        write_figures(Path(asked.figures) if asked.figures else None)
     else:
         found = measure()
         print(json.dumps(found, indent=1) if asked.json else tables(found))

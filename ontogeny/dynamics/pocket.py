@@ -77,8 +77,8 @@ def train(
         raise UsageError(f"expected a last step from 0 to {recipe.steps}, where the recipe ends, got {last_step}")
     folders = {step: out / f"step{step}" for step in CHECKPOINT_STEPS if step <= last_step}
     _refuse_existing(folders.values())
-    with _undisturbed():
-        for step, model, loss in _training(recipe, last_step):
+    with undisturbed():
+        for step, model, loss in training(recipe, last_step):
             if step in folders:
                 save(model, folders[step])
                 if report is not None:
@@ -116,8 +116,8 @@ def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
         ) from error
 
 
-def _training(recipe: Recipe, last_step: int) -> Iterator[tuple[int, GPTNeoXForCausalLM, float]]:
-    """Each step's model before its update, with the loss of its batch."""
+def training(recipe: Recipe, last_step: int) -> Iterator[tuple[int, GPTNeoXForCausalLM, float]]:
+    """Each step's model before its update, with the loss (nats a token) of its batch, from seeds; see `undisturbed`."""
     import torch
 
     torch.manual_seed(recipe.seed)
@@ -148,7 +148,7 @@ def _loss(model: GPTNeoXForCausalLM, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """One thread, a random state of its own and no progress bars inside; afterwards as the caller had them."""
     import torch
     from transformers.utils import logging

@@ -10,7 +10,6 @@ from ontogeny.probes.random_tokens import random_ids, reordered_ids
 from tests.models import VOCAB, tiny, tiny_falcon, token_ids
 from tests.probes.plain import LENGTH, SEQUENCES, measured
 
-
 BASELINES = {
     "_random": (lambda ids: random_ids(ids, VOCAB), ", of random tokens"),
     "_reordered": (reordered_ids, ", of the same tokens in random order"),

@@ -13,7 +13,7 @@ from ontogeny.kernels.mechanisms.mechanism import Mechanism, ScoredRows
 
 def log_length(rows: ScoredRows) -> Tensor:
     """log n, broadcast to (..., 1)."""
-    return rows.keys.log().to(rows.scores.dtype).expand(*rows.scores.shape[:-1], 1)
+    return rows.keys.to(rows.scores.dtype).log().expand(*rows.scores.shape[:-1], 1)
 
 
 def sigmoid(scores: Tensor, log_n: Tensor) -> Tensor:
