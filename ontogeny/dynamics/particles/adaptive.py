@@ -1,12 +1,16 @@
 """Integration in steps of adapted size: plateaus that last e^beta are crossed in few steps, mergers in small ones.
 
 Two things make that possible. Particles at one place are left out of one another's pull (`Model.velocity`), so that
-steps see pulls far below the rounding of a cluster's own. And particles that have come within 1e-7 are tied: they move
-as one from then on. Untied they would contract towards one another at a rate of one for as long as the plateau lasts,
-and an explicit step cannot be longer than a few times that. Particles at one place have equal velocities, and tying
-leaves the centre of those it ties, so that what follows changes by the square of 1e-7. Under a causal mask or noise
-velocities differ at one place, and with V other than the identity particles may part again: nothing is tied there, and
-a plateau may take more steps than there are.
+steps see pulls far below the rounding of a cluster's own. And particles that have come within 1e-7 are tied, where the
+flow surely draws together whatever is there (`contracts`): they move as one from then on. Untied they would contract
+towards one another at a rate of one for as long as the plateau lasts, and an explicit step cannot be longer than a few
+times that. Tied ones are as far from where they would be as they were from their centre, and what others feel changes
+by the square of that. On a saddle, where two approach along one tangent and part along another, they stay as they are.
+
+The flow is judged where and when particles are tied: a group that later comes to a saddle does not part, though untied
+what was left of 1e-7 would grow there. Equal particles are tied anywhere. Under a causal mask or noise velocities
+differ at one place, and with V other than the identity particles may part again: nothing is tied there, and a plateau
+may take more steps than there are.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import torch
 from torch import Tensor
 
 from ontogeny.dynamics.particles.components import labels
+from ontogeny.dynamics.particles.contraction import contracts
 from ontogeny.dynamics.particles.dormand_prince import ORDER, Trial, attempt
 from ontogeny.dynamics.particles.model import Model
 from ontogeny.dynamics.particles.sphere import normalised
@@ -82,8 +87,8 @@ def adaptive(
     """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), until the horizon or until settled.
 
     As many as fit the cache are on their way at a time; others begin as those end. A trajectory is settled once all of
-    its particles are tied. The error of each step is at most `tolerance` in every coordinate. `tries` (B,) is counted
-    up by every step tried, and a trajectory stops after `budget` of them. `tying` can be turned off, to see what it
+    its particles are tied. The estimated local error of each step, what it adds to a coordinate, is at most `tolerance`.
+    `tries` (B,) is counted up by every step tried, and a trajectory stops after `budget` of them. `tying` can be turned off, to see what it
     changes.
     """
     tying = tying and model.values_are_identity and not model.causal
@@ -165,18 +170,18 @@ def _after(moving: Moving, trial: Trial, h: Tensor, accepted: Tensor, horizon: f
 
 
 def _tied(model: Model, moving: Moving) -> Moving:
-    """The trajectories with those particles tied that have come within 1e-7 and draw nearer, or are at one place."""
+    """The trajectories with those particles tied that have come within 1e-7 where the flow contracts, or are equal."""
     close = (moving.x @ moving.x.mT > 1 - TIE**2 / 2) & ~moving.together
+    near = close.flatten(1).any(-1).nonzero()[:, 0]
+    if not len(near):
+        return _held(moving)
+    safe = contracts(model, moving.x[near], moving.beta[near])
+    close[near] &= (safe[:, :, None] & safe[:, None, :]) | _equal(moving.x[near], close[near])
     found = close.flatten(1).any(-1).nonzero()[:, 0]
     if not len(found):
         return _held(moving)
     some = moving.at(found)
-    close = close[found]
-    which, i, j = close.nonzero(as_tuple=True)
-    apart = some.x[which, i] - some.x[which, j]
-    parting = (apart * (some.velocity[which, i] - some.velocity[which, j])).sum(-1) > 0
-    close[which, i, j] = ~parting
-    group = labels(close | some.together)
+    group = labels(close[found] | some.together)
     member = (group[:, :, None] == group[:, None, :]).to(some.x.dtype)
     x = normalised(member @ some.x).gather(1, group[..., None].expand_as(some.x))
     some = replace(some, x=x, group=group)
@@ -184,6 +189,14 @@ def _tied(model: Model, moving: Moving) -> Moving:
     state, speed, groups = moving.x.clone(), moving.velocity.clone(), moving.group.clone()
     state[found], speed[found], groups[found] = x, velocity, group
     return _held(replace(moving, x=state, velocity=speed, group=groups))
+
+
+def _equal(x: Tensor, close: Tensor) -> Tensor:
+    """Which of the `close` particles (m, n, n) have equal states, of `x` (m, n, d)."""
+    which, i, j = close.nonzero(as_tuple=True)
+    equal = torch.zeros_like(close)
+    equal[which, i, j] = (x[which, i] == x[which, j]).all(-1)
+    return equal
 
 
 def _held(moving: Moving) -> Moving:

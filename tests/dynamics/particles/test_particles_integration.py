@@ -114,6 +114,16 @@ def test_tying_changes_nothing_but_the_number_of_steps():
     assert min(apart) < 0.9, "the clusters should have moved"
 
 
+def test_a_pair_that_approaches_along_one_tangent_and_parts_along_another_is_not_tied():
+    """Between two clusters: they draw particles apart along the second axis and together along the third."""
+    pair, clusters = [[1, 1e-8, 0], [1, -1e-8, 9e-8]], np.repeat([[0.5, 0.87, 0], [0.5, -0.87, 0]], 20, axis=0)
+    x = np.concatenate([pair, clusters])
+    x = torch.from_numpy(x / np.linalg.norm(x, axis=-1, keepdims=True))[None]
+    tied, free = (ends(steps_of(Model(), betas(8.0), x, 13.0, 1e-12, tying=tying)[0], x) for tying in (True, False))
+    assert (free[0, 0] - free[0, 1]).norm() > 1e-4
+    assert (tied - free).abs().max() < 1e-6
+
+
 def test_particles_that_part_are_not_tied():
     """With Q = -I each attends to what is far from it, and two that start within 1e-8 of one another draw apart."""
     start = np.array([[[1.0, 0.0], [1.0, 1e-8], [-1.0, 0.0]]])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ontogeny.dynamics.particles.contraction import contracts
 from ontogeny.dynamics.particles.energy import energy
 from ontogeny.dynamics.particles.model import KINDS, Head, Model
 from ontogeny.dynamics.particles.sphere import tangent
@@ -62,6 +65,28 @@ def test_usa_and_sa_follow_the_gradient_of_the_energy(seed, n, d, beta):
     assert (usa - n * gradient).abs().max() < 1e-11 * size + 1e-15
     normaliser = ((x @ x.mT - 1) * beta).exp().sum(-1, keepdim=True)
     assert (sa * normaliser - n**2 * gradient).abs().max() < 1e-11 * n * size + 1e-15
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_the_flow_is_said_to_contract_every_pair_draws_nearer(kind):
+    """Pairs 1e-6 apart, one near each of several clusters and one at a saddle between two, along random tangents."""
+    seen, parted = 0, 0
+    for seed, matrices in itertools.product(range(12), (False, True)):
+        centres = states(seed, 4, 3)[0]
+        at = torch.cat([centres, (centres[:2].sum(0) / centres[:2].sum(0).norm())[None]])
+        near = at + 1e-6 * tangent(at, states(seed + 100, 5, 3)[0])
+        x = torch.cat([at, near / near.norm(dim=-1, keepdim=True)])[None]
+        heads = (
+            tuple(Head(head.Q, head.K) for head in random_heads(seed, 2, 3, scale=0.3)[1]) if matrices else (Head(),)
+        )
+        beta = betas([0.5, 4.0, 16.0][seed % 3])[:, None, None]
+        model = Model(kind, heads)
+        moved = model.velocity(x, beta)
+        parting = ((x[:, 5:] - x[:, :5]) * (moved[:, 5:] - moved[:, :5])).sum(-1) > 0
+        said = contracts(model, x, beta)
+        assert not (parting & said[:, :5] & said[:, 5:]).any()
+        seen, parted = seen + int(said.sum()), parted + int(parting.sum())
+    assert seen > 20 and parted > 5, (seen, parted)
 
 
 def test_sa_is_softmax():
