@@ -84,7 +84,7 @@ def staircase() -> xr.Dataset:
 
 
 def phase() -> xr.Dataset:
-    """SA from the same uniform particles at every beta (arXiv 2312.10794), to 1e-8 in each step."""
+    """SA from the same uniform particles at every beta (arXiv 2312.10794), with the default tolerance 1e-8."""
     times = np.geomspace(0.1, PHASE_HORIZON, 60)
     return simulate(
         PHASE_PARTICLES, 2, PHASE_BETAS, samples=PHASE_SAMPLES, horizon=PHASE_HORIZON, times=times, tolerance=1e-8

@@ -31,7 +31,7 @@ Particles = Annotated[int, typer.Option(help="Number of particles.")]
 Dimension = Annotated[int, typer.Option(help="Dimension of the space; they move on its unit sphere.")]
 Betas = Annotated[str, typer.Option(help="Numbers and ranges FIRST:LAST:STEP: 1,4,9 or 0.1:9:0.1.", metavar="BETAS")]
 Samples = Annotated[int, typer.Option(help="Starts, the same for every beta.")]
-Horizon = Annotated[float, typer.Option(help="Time to simulate, in that of shifted USA.")]
+Horizon = Annotated[float, typer.Option(help="Time to simulate, in that of the kind's own equation.")]
 Kind = Annotated[str, typer.Option(help="sa, usa, or a mechanism: softmax, sigmoid, relu ...")]
 Matrices = Annotated[
     Path | None,

@@ -87,9 +87,9 @@ def adaptive(
     """The steps of trajectories from states `x` (B, n, d) with `beta` (B,), until the horizon or until settled.
 
     As many as fit the cache are on their way at a time; others begin as those end. A trajectory is settled once all of
-    its particles are tied. The estimated local error of each step, what it adds to a coordinate, is at most `tolerance`.
-    `tries` (B,) is counted up by every step tried, and a trajectory stops after `budget` of them. `tying` can be turned off, to see what it
-    changes.
+    its particles are tied. The estimated local error of a step is at most `tolerance` in every coordinate. `tries` (B,)
+    is counted up by every step tried, and a trajectory stops after `budget` of them. `tying` can be turned off, to see
+    what it changes.
     """
     tying = tying and model.values_are_identity and not model.causal
     rows = torch.arange(len(x))

@@ -47,7 +47,7 @@ class Trial:
     """A step that was tried: from `x0` (B, n, d) by `h` (B, 1, 1) to `x` on the sphere.
 
     `k` (7, B, n, d) are the velocities on its way, of which the last is that at `x`, where the next step begins, and
-    `error` (B,) is the largest error of a coordinate.
+    `error` (B,) is the largest estimate of a coordinate's local error.
     """
 
     x0: Tensor

@@ -65,8 +65,9 @@ def simulate(
     `particles` (32), `dimension` (2) and `samples` (1) are those of `start`: "uniform", "caps:K" (K separated caps of
     angular radius `cap_radius`), or an array (samples, particles, dimension) of states of norm 1.
 
-    Time is that of shifted USA. It is integrated to `horizon` in steps whose error in a coordinate is at most
-    `tolerance`, and values are recorded at `times`, by default 0 and 120 that are even in the logarithm. A trajectory
+    Time is that of each kind's own equation; for "usa" that is the one with the shifted exponent. It is integrated to
+    `horizon` in steps whose estimated local error in a coordinate is at most `tolerance` (errors of many steps may add
+    up or grow), and values are recorded at `times`, by default 0 and 120 that are even in the logarithm. A trajectory
     stops after `step_budget` steps: its verdict says so, and values at times after `end_time` are NaN. It also stops
     when all particles are at one place, where with V = I they remain; later values are those of that place.
 
