@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from ontogeny.dataset import HasDataset, ratio_of_means
-from ontogeny.errors import OntogenyError
+from ontogeny.errors import OntogenyError, UsageError
 
 EPSILON = 0.3
 POSITION = 0
@@ -82,17 +82,17 @@ def waiver_bounds(dataset: xr.Dataset) -> tuple[float, float]:
 
 
 def pick(array: xr.DataArray, dim: str, wanted: float) -> xr.DataArray:
-    """The part of `array` at one value of a coordinate. Raises OntogenyError where that was not measured."""
+    """The part of `array` at one value of a coordinate. Raises UsageError where that was not measured."""
     return array.isel({dim: place_of(array, dim, wanted)})
 
 
 def place_of(array: xr.DataArray, dim: str, wanted: float) -> int:
-    """The place of a value of a coordinate. Raises OntogenyError where it has none."""
+    """The place of a value of a coordinate. Raises UsageError where it has none."""
     measured = array[dim].values
     nearest = int(np.abs(measured - wanted).argmin())
     if abs(float(measured[nearest]) - wanted) > 1e-4:
         listed = ", ".join(f"{value:g}" for value in measured)
-        raise OntogenyError(f"{dim} {wanted:g} was not measured: expected one of {listed}")
+        raise UsageError(f"{dim} {wanted:g} was not measured: expected one of {listed}")
     return nearest
 
 

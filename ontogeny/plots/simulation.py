@@ -53,7 +53,8 @@ def simulation(
     for the largest of `betas` (by default at most six of those simulated, evenly chosen): on the circle by their
     angle, on the sphere by their paths; in more dimensions they are not. Lines end where the step budget did.
 
-    Raises UsageError for a time, beta, sample or threshold that there is not, OntogenyError for what is no simulation.
+    Raises UsageError for a time, beta, sample or threshold that there is not, OntogenyError for what is no simulation,
+    or one that recorded time 0 alone.
     """
     _require(dataset, "energy", "cluster_count")
     if time not in _TIMES:
@@ -83,7 +84,8 @@ def simulation(
 def phase_diagram(dataset: xr.Dataset) -> go.Figure:
     """Share of pairs of particles that are together, <x_i, x_j> > 0.999, over beta x time, mean over samples.
 
-    Blank where a sample had used up its steps (arXiv 2312.10794). Raises OntogenyError for what is no simulation.
+    Blank where a sample had used up its steps (arXiv 2312.10794). Raises OntogenyError for what is no simulation, or
+    one that recorded time 0 alone.
     """
     _require(dataset, "clustered")
     share = dataset["clustered"].mean("sample", skipna=False).transpose("beta", "time").sortby("beta")
@@ -152,6 +154,8 @@ def _require(dataset: xr.Dataset, *names: str) -> None:
     if missing or not {"beta", "sample", "time"} <= set(dataset.dims):
         lacks = f"`{missing[0]}`" if missing else "dimensions beta, sample and time"
         raise OntogenyError(f"expected the dataset of a simulation, it has no {lacks}: `ontogeny.simulate` makes one")
+    if not (dataset["time"] > 0).any():
+        raise OntogenyError("expected values at times after 0, there are none to draw: simulate with later `times`")
 
 
 def _chosen(dataset: xr.Dataset, betas: Sequence[float] | None) -> xr.Dataset:

@@ -134,7 +134,7 @@ def test_lifetimes_show_how_far_they_are_from_the_exact_line() -> None:
     ],
 )
 def test_what_is_not_there_is_said(circle: xr.Dataset, options: dict[str, object], said: str) -> None:
-    with pytest.raises(OntogenyError, match=said):
+    with pytest.raises(UsageError, match=said):
         plots.simulation(circle, **options)
 
 
@@ -142,3 +142,10 @@ def test_another_dataset_is_refused() -> None:
     for draw in (plots.simulation, plots.phase_diagram):
         with pytest.raises(OntogenyError, match=r"`ontogeny\.simulate` makes one"):
             draw(xr.Dataset({"loss": ("checkpoint", [1.0])}))
+
+
+def test_the_start_alone_is_refused() -> None:
+    start = simulated(times=[0.0], horizon=0.1)
+    for draw in (plots.simulation, plots.phase_diagram):
+        with pytest.raises(OntogenyError, match="expected values at times after 0"):
+            draw(start)

@@ -76,11 +76,9 @@ def test_where_the_flow_is_said_to_contract_every_pair_draws_nearer(kind):
         at = torch.cat([centres, (centres[:2].sum(0) / centres[:2].sum(0).norm())[None]])
         near = at + 1e-6 * tangent(at, states(seed + 100, 5, 3)[0])
         x = torch.cat([at, near / near.norm(dim=-1, keepdim=True)])[None]
-        heads = (
-            tuple(Head(head.Q, head.K) for head in random_heads(seed, 2, 3, scale=0.3)[1]) if matrices else (Head(),)
-        )
+        heads = tuple(Head(head.Q, head.K) for head in random_heads(seed, 2, 3, scale=0.3)[1])
         beta = betas([0.5, 4.0, 16.0][seed % 3])[:, None, None]
-        model = Model(kind, heads)
+        model = Model(kind, heads if matrices else (Head(),))
         moved = model.velocity(x, beta)
         parting = ((x[:, 5:] - x[:, :5]) * (moved[:, 5:] - moved[:, :5])).sum(-1) > 0
         said = contracts(model, x, beta)
