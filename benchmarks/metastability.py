@@ -22,7 +22,7 @@ import xarray as xr
 
 from ontogeny import open_scan, plots, simulate
 from ontogeny.bench.machine import describe_machine
-from ontogeny.dynamics.particles.two_body import leading_time, two_body_time
+from ontogeny.dynamics.particles.two_body import exponential_time, leading_time, next_order_time, two_body_time
 
 RESULTS = Path(__file__).parent / "results" / "metastability"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -67,9 +67,9 @@ def lifetimes(kind: str) -> list[dict[str, Any]]:
                 "simulated": float(np.median(lasted)),
                 "exact": float(np.median(exact)),
                 "worst": float(np.abs(lasted / exact - 1).max()),
-                "exponential": float(leading_time(beta, APART, kind, corrections=0)),
+                "exponential": float(exponential_time(beta, APART, kind)),
                 "leading": float(leading_time(beta, APART, kind)),
-                "corrected": float(leading_time(beta, APART, kind, corrections=2)),
+                "corrected": float(next_order_time(beta, APART, kind)),
                 "steps": int(found["steps"].max()),
             }
         )

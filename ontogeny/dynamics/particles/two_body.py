@@ -22,40 +22,56 @@ from ontogeny.errors import UsageError
 
 Array = NDArray[np.float64]
 FAR = 50.0
+LONGEST = 700.0  # beta (1 - c)
 
 
 def two_body_time(beta: ArrayLike, start: ArrayLike, end: ArrayLike, kind: str = UNNORMALISED) -> Array:
     """The time from inner product `start` to `end`, exact, in the time of shifted USA, or of SA; they broadcast.
 
-    Raises UsageError unless beta > 0 and -1 < start <= end < 1.
+    Raises UsageError unless beta > 0, -1 < start <= end < 1, and beta (1 - start) <= 700.
     """
-    beta, start, end = np.broadcast_arrays(*(np.asarray(one, dtype=np.float64) for one in (beta, start, end)))
-    _check(kind, bool((beta > 0).all() and (start > -1).all() and (start <= end).all() and (end < 1).all()))
+    beta, start, end = _checked(kind, beta, start, end)
     time = (_antiderivative(beta, 1 - start) - _antiderivative(beta, 1 - end)) / 2
     return time if kind == UNNORMALISED else (time + np.arctanh(end) - np.arctanh(start)) / 2
 
 
-def leading_time(beta: ArrayLike, start: ArrayLike, kind: str = UNNORMALISED, *, corrections: int = 1) -> Array:
-    """The lifetime of two clusters from inner product c = `start` on, as beta grows.
+def exponential_time(beta: ArrayLike, start: ArrayLike, kind: str = UNNORMALISED) -> Array:
+    """exp(beta (1 - c)), the growth alone of the lifetime of two clusters from inner product c = `start` on; SA half.
 
-    exp(beta (1 - c)) alone with no corrections; with one, over beta (1 - c^2), which is the leading order; with two,
-    times 1 + 2 c / (beta (1 - c^2)) besides. The plain exponential misses a factor 1 / beta, so that the slope of the
-    logarithm of a lifetime lies below 1 - c by 1 / beta. SA takes half the time.
-
-    Raises UsageError unless beta > 0 and -1 < start < 1.
+    It misses a factor 1 / beta, so that the slope of the logarithm of a lifetime lies below 1 - c by 1 / beta. Raises
+    UsageError as `two_body_time`.
     """
-    beta, c = np.broadcast_arrays(np.asarray(beta, dtype=np.float64), np.asarray(start, dtype=np.float64))
-    _check(kind, bool((beta > 0).all() and (np.abs(c) < 1).all()))
-    wide = beta * (1 - c**2)
-    factor = (1.0, 1 / wide, (1 + 2 * c / wide) / wide)[corrections]
-    return np.exp(beta * (1 - c)) * factor / (1 if kind == UNNORMALISED else 2)
+    beta, c = _checked(kind, beta, start)
+    return np.exp(beta * (1 - c)) / (1 if kind == UNNORMALISED else 2)
 
 
-def _check(kind: str, sound: bool) -> None:
+def leading_time(beta: ArrayLike, start: ArrayLike, kind: str = UNNORMALISED) -> Array:
+    """What the lifetime tends to as beta grows: `exponential_time` over beta (1 - c^2)."""
+    return exponential_time(beta, start, kind) / _width(beta, start)
+
+
+def next_order_time(beta: ArrayLike, start: ArrayLike, kind: str = UNNORMALISED) -> Array:
+    """The lifetime to one more order in 1 / beta: `leading_time` times 1 + 2 c / (beta (1 - c^2))."""
+    return leading_time(beta, start, kind) * (1 + 2 * np.asarray(start) / _width(beta, start))
+
+
+def _width(beta: ArrayLike, c: ArrayLike) -> Array:
+    """beta (1 - c^2)."""
+    return np.asarray(beta, dtype=np.float64) * (1 - np.square(c))
+
+
+def _checked(kind: str, beta: ArrayLike, *products: ArrayLike) -> list[Array]:
+    """`beta` and ascending inner `products`, broadcast to one shape."""
     if kind not in (SELF_ATTENTION, UNNORMALISED):
         raise UsageError(f"expected kind 'sa' or 'usa', got {kind!r}: other kinds have no closed form here")
-    if not sound:
+    whole = [np.asarray(one, dtype=np.float64) for one in np.broadcast_arrays(beta, *products)]
+    inside = (whole[1] > -1).all() and (whole[1] <= whole[-1]).all() and (whole[-1] < 1).all()
+    if not (inside and (whole[0] > 0).all()):
         raise UsageError("expected beta > 0 and inner products -1 < start <= end < 1: at either end time is infinite")
+    longest = float((whole[0] * (1 - whole[1])).max(initial=0.0))
+    if longest > LONGEST:
+        raise UsageError(f"expected beta (1 - start) <= {LONGEST:g}, got {longest:g}: float64 ends at about e^709")
+    return whole
 
 
 def _antiderivative(beta: Array, u: Array) -> Array:

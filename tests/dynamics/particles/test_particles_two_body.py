@@ -7,7 +7,7 @@ import pytest
 from scipy.integrate import quad
 
 import ontogeny
-from ontogeny.dynamics.particles.two_body import leading_time, two_body_time
+from ontogeny.dynamics.particles.two_body import exponential_time, leading_time, next_order_time, two_body_time
 from ontogeny.errors import UsageError
 from tests.dynamics.particles.reference import two_clusters
 
@@ -27,7 +27,7 @@ def test_the_closed_form_is_the_integral(kind):
 
 
 def test_large_beta_does_not_overflow_before_the_time_itself_does():
-    assert two_body_time(400.0, 0.0, 0.9) == pytest.approx(float(leading_time(400.0, 0.0, corrections=2)), rel=1e-4)
+    assert two_body_time(400.0, 0.0, 0.9) == pytest.approx(float(next_order_time(400.0, 0.0)), rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["usa", "sa"])
@@ -82,13 +82,13 @@ def test_lifetimes_over_beta_2_to_20_are_those_of_the_integral(kind):
 def test_the_exponential_lacks_a_factor_of_one_over_beta():
     beta = np.array([10.0, 20.0, 40.0, 80.0])
     exact = two_body_time(beta, 0.0, 0.99)
-    plain, leading = (leading_time(beta, 0.0, corrections=number) for number in (0, 1))
+    plain, leading = exponential_time(beta, 0.0), leading_time(beta, 0.0)
     np.testing.assert_allclose(leading, plain / beta)
     assert (np.diff(np.abs(exact / leading - 1)) < 0).all() and exact[-1] / plain[-1] < 0.02
     exact, leading, corrected = (
         two_body_time(beta, 0.3, 0.99),
         leading_time(beta, 0.3),
-        leading_time(beta, 0.3, corrections=2),
+        next_order_time(beta, 0.3),
     )
     assert (np.abs(exact / corrected - 1) < np.abs(exact / leading - 1) / 2).all()
 
@@ -99,3 +99,15 @@ def test_times_that_are_infinite_or_backwards_are_refused(bad):
         two_body_time(*bad)
     with pytest.raises(UsageError, match="expected kind 'sa' or 'usa', got 'relu'"):
         two_body_time(1.0, 0.1, 0.2, "relu")
+
+
+@pytest.mark.parametrize("kind", ["usa", "sa"])
+def test_times_beyond_the_largest_number_are_refused(kind):
+    assert np.isfinite(two_body_time(699.0, 0.0, 0.9, kind)) and np.isfinite(exponential_time(699.0, 0.0, kind))
+    for late in (
+        lambda beta: two_body_time(beta, 0.0, 0.9, kind),
+        lambda beta: two_body_time(beta, -0.5, -0.4, kind),
+        lambda beta: next_order_time(beta, 0.0, kind),
+    ):
+        with pytest.raises(UsageError, match=r"expected beta \(1 - start\) <= 700, got"):
+            late(720.0)
