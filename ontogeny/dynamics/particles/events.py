@@ -21,28 +21,27 @@ NARROW = 1e-13
 NEVER = 2.0
 
 
-def joinings(step: Step, which: Tensor, threshold: Tensor, *, backwards: bool = False) -> Tensor:
+def joinings(step: Step, which: Tensor, threshold: Tensor) -> Tensor:
     """When the clusters of k trajectories `which` of a step join, as shares of it, ascending, (k, n - 1).
 
     0 for what was joined before, 2 for what is not by the end. The linkage is that of the moments at which pairs, not
-    both near at the start, come to exceed the `threshold` (k,). With `backwards` the step is seen from its end.
+    both near at the start, come to exceed the `threshold` (k,).
     """
     ends = step.at(which, torch.zeros_like(threshold)), step.x[which]
-    before, after = (x @ x.mT > threshold[:, None, None] for x in (reversed(ends) if backwards else ends))
+    before, after = (x @ x.mT > threshold[:, None, None] for x in ends)
     moment = torch.where(after, 0.0, NEVER).to(threshold.dtype)
     event, i, j = (after & ~before).triu(1).nonzero(as_tuple=True)
     pair = step.inside.path(which[event], i), step.inside.path(which[event], j)
-    moment[event, i, j] = moment[event, j, i] = _crossing(*pair, threshold[event], backwards)
+    moment[event, i, j] = moment[event, j, i] = _crossing(*pair, threshold[event])
     return -linkage(-moment)
 
 
-def _crossing(a: Tensor, b: Tensor, threshold: Tensor, backwards: bool) -> Tensor:
+def _crossing(a: Tensor, b: Tensor, threshold: Tensor) -> Tensor:
     """Where on their paths (m, d, degree + 1) pairs come to exceed thresholds (m,), by false position (Illinois)."""
     low, high = torch.zeros_like(threshold), torch.ones_like(threshold)
 
     def excess(some: Tensor, share: Tensor) -> Tensor:
-        there = 1 - share if backwards else share
-        return (along(a[some], there) * along(b[some], there)).sum(-1) - threshold[some]
+        return (along(a[some], share) * along(b[some], share)).sum(-1) - threshold[some]
 
     left = torch.arange(len(threshold))
     below, above = excess(left, low), excess(left, high)

@@ -86,7 +86,7 @@ class Record:
         fewer, more = (now < before).nonzero(as_tuple=True), (now > before).nonzero(as_tuple=True)
         if len(fewer[0]):
             which, level = fewer
-            share = joinings(step, which, self.thresholds[level]).clamp(max=1)
+            share = joinings(step, which, self.thresholds[level])
             left = n - 1 - torch.arange(n - 1)  # the count that each joining leaves
             event, joining = ((left < before[fewer][:, None]) & (left >= now[fewer][:, None])).nonzero(as_tuple=True)
             self.reached[rows[which[event]], level[event], left[joining] - 1] = _time(
@@ -103,11 +103,15 @@ class Record:
         new = now > self.highest[step.rows[which], level]
         if new.any():
             which, level, now = which[new], level[new], now[new]
-            share = joinings(step, which, self.thresholds[level], backwards=True).clamp(max=1)
-            first = share.gather(1, step.x.shape[1] - now[:, None])[:, 0]  # from the end, the first to leave fewer
+            back = step.backwards()
+            share = joinings(back, which, self.thresholds[level]).clamp(
+                max=1
+            )  # the start's rounding may hide a joining
+            first = share.gather(1, step.x.shape[1] - now[:, None])[:, 0]  # the first to leave fewer
             self.highest[step.rows[which], level] = now
-            self.peak[step.rows[which], level] = _time(step, which, 1 - first)
+            self.peak[step.rows[which], level] = _time(back, which, first)
 
 
 def _time(step: Step, which: Tensor, share: Tensor) -> Tensor:
+    """When `share` (k,) of the step of its trajectories `which` (k,) was done, (k,)."""
     return step.start[which] + share * (step.end[which] - step.start[which])

@@ -81,6 +81,7 @@ def _steps(request: Request, x: Tensor, beta: Tensor, tries: Tensor) -> Iterator
 
 
 def _variables(request: Request, record: Record, tries: Tensor) -> Variables:
+    """The variables, each (B, ...) of B trajectories, of the record and of the steps tried, `tries` (B,)."""
     count = record.count.numpy().astype(np.float64)
     count[count < 0] = np.nan
     merger = np.sort(record.reached.numpy(), axis=-1)  # NaN comes last

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -48,6 +49,26 @@ class Step:
         """The states (k, n, d) of the step's trajectories `which` (k,), with `share` (k,) of the step done."""
         paths = self.inside.path(which[:, None], torch.arange(self.x.shape[1]))
         return along(paths, share[:, None])
+
+    def backwards(self) -> Step:
+        """The same step from its end to its start."""
+        x0 = self.at(torch.arange(len(self.rows)), torch.zeros_like(self.start))
+        return replace(self, start=self.end, end=self.start, x=x0, inside=_Backwards(self.inside))
+
+
+@dataclass(frozen=True)
+class _Backwards:
+    """The states inside a step, from its end to its start."""
+
+    inside: Inside
+
+    def path(self, which: Tensor, particle: Tensor) -> Tensor:
+        """See `Inside.path`: the coefficients of p(1 - share), by the binomial theorem."""
+        path = self.inside.path(which, particle)
+        degrees = range(path.shape[-1])
+        return path @ path.new_tensor(
+            [[(-1) ** power * math.comb(degree, power) for power in degrees] for degree in degrees]
+        )
 
 
 def along(path: Tensor, share: Tensor) -> Tensor:

@@ -103,6 +103,16 @@ def test_it_goes_where_another_integrator_goes(kind, case):
     np.testing.assert_allclose(found["state"].values[0, 0], other.y.T.reshape(-1, n, d), rtol=0, atol=1e-7)
 
 
+def test_a_step_backwards_leads_from_its_end_to_its_start():
+    x = states(2, 6, 3, batch=2)
+    steps, _ = steps_of(Model(), betas(2.0, 5.0), x, 3.0, 1e-4)
+    which, share = torch.tensor([0, 1]), torch.tensor([0.3, 1.0], dtype=torch.float64)
+    back = steps[0].backwards()
+    torch.testing.assert_close(back.at(which, share), steps[0].at(which, 1 - share), rtol=0, atol=1e-14)
+    torch.testing.assert_close(back.x, x, rtol=0, atol=1e-15)
+    assert torch.equal(back.start, steps[0].end) and torch.equal(back.end, steps[0].start)
+
+
 def test_tying_changes_nothing_but_the_number_of_steps():
     for kind in ("sa", "usa", "sigmoid"):
         beta = betas(4.0, 9.0)
