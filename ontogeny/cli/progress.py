@@ -1,4 +1,4 @@
-"""A scan's progress, drawn on stderr."""
+"""The progress of a scan or a simulation, drawn on stderr."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from ontogeny.dynamics.progress import Progress as ScanProgress
 
@@ -78,3 +78,31 @@ class DrawnProgress(ScanProgress):
             self._console.print(f"[red]failed:[/] {escape(name)}: {escape(failure)}")
         elif not self._console.is_terminal:
             self._console.print(f"measured {escape(name)} ({self._done}/{self._total})")
+
+
+class SimulationProgress:
+    """A bar: the share of the recorded times that is done; nothing where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True, highlight=False, emoji=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+            expand=True,
+        )
+        self._task = self._bar.add_task("simulating", total=None)
+
+    def __enter__(self) -> SimulationProgress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def done(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)

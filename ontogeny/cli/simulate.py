@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MOST_BETAS = 10_000
 STATES_AT_MOST = 1 << 28  # bytes of states that are kept for a plot unasked
 PHASES_FROM = 6  # betas
-STEP_BUDGET = "step budget"
 
 Particles = Annotated[int, typer.Option(help="Number of particles.")]
 Dimension = Annotated[int, typer.Option(help="Dimension of the space; they move on its unit sphere.")]
@@ -71,10 +70,13 @@ def simulate(
     betas = read_betas(beta)
     _refuse_targets(out, plot)
     given: dict[str, Any] = {} if matrices is None else _read_matrices(matrices)
+    from ontogeny.cli.progress import SimulationProgress
+    from ontogeny.dynamics.particles.request import GRID
+    from ontogeny.dynamics.particles.run import STEP_BUDGET
     from ontogeny.dynamics.particles.simulate import simulate as run
 
-    size = 8 * len(betas) * samples * particles * dimension * 121
-    with _Drawn() as progress:
+    size = 8 * len(betas) * samples * particles * dimension * (GRID + 1)
+    with SimulationProgress() as progress:
         dataset = run(
             particles,
             dimension,
@@ -156,36 +158,6 @@ def _read_matrices(path: Path) -> dict[str, NDArray[Any]]:
     return found
 
 
-class _Drawn:
-    """A bar on stderr: the share of the recorded times that is done; nothing where stderr is no terminal."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True, highlight=False, emoji=False)
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TaskProgressColumn())
-        self._bar = Progress(
-            *columns,
-            TimeRemainingColumn(compact=True),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-            expand=True,
-        )
-        self._task = self._bar.add_task("simulating", total=None)
-
-    def __enter__(self) -> _Drawn:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def done(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)
-
-
 def trajectories(dataset: xr.Dataset) -> list[dict[str, Any]]:
     """A record for each beta and sample, at the highest threshold; None for a number that there is not."""
     import numpy as np
@@ -253,6 +225,8 @@ def _write(dataset: xr.Dataset, out: Path) -> None:
 
 def _print(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path | None, plot: Path | None) -> None:
     from rich.console import Console
+
+    from ontogeny.dynamics.particles.run import STEP_BUDGET
 
     console = Console(highlight=False, emoji=False, markup=False)
     console.print(_table(dataset, rows))

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ontogeny.dynamics.particles.model import KINDS, Head, Model
+from ontogeny.dynamics.particles.seeds import START, generator
 from ontogeny.dynamics.particles.sphere import caps, uniform
 from ontogeny.errors import UsageError
 
@@ -64,6 +65,7 @@ def checked_starts(
     cap_radius: float,
 ) -> tuple[Array, str]:
     """The starts (S, n, d) and their name. An array brings its own sizes, which must not contradict those given."""
+    _whole("seed", seed, 0)
     if not isinstance(start, str):
         x = _given_starts(start)
         for name, asked, has in zip(
@@ -74,15 +76,16 @@ def checked_starts(
         return x, "given"
     n = _whole("particles", 32 if particles is None else particles, 2)
     d = _whole("dimension", 2 if dimension is None else dimension, 2)
-    sources = [generator(seed, 0, sample) for sample in range(_whole("samples", 1 if samples is None else samples, 1))]
+    number = _whole("samples", 1 if samples is None else samples, 1)
+    sources = [generator(seed, START, sample) for sample in range(number)]
     if start == "uniform":
         return np.stack([uniform(rng, n, d) for rng in sources]), start
-    name, _, number = start.partition(":")
-    if name != "caps" or not number.isdecimal() or not 1 <= int(number) <= n:
+    name, _, count = start.partition(":")
+    if name != "caps" or not count.isdecimal() or not 1 <= int(count) <= n:
         raise UsageError(f"expected start 'uniform', 'caps:K' with 1 <= K <= {n}, or an array, got {start!r}")
     if not 0 < cap_radius <= math.pi / 2:
         raise UsageError(f"expected cap_radius, an angle in radians, in (0, pi / 2], got {cap_radius}")
-    return np.stack([caps(rng, n, d, int(number), cap_radius) for rng in sources]), f"{start} of radius {cap_radius:g}"
+    return np.stack([caps(rng, n, d, int(count), cap_radius) for rng in sources]), f"{start} of radius {cap_radius:g}"
 
 
 def checked_request(
@@ -133,11 +136,6 @@ def checked_request(
         step_budget=_whole("step_budget", step_budget, 1),
         keep_states=keep_states,
     )
-
-
-def generator(seed: int, use: int, sample: int) -> np.random.Generator:
-    """The random numbers of a sample for one use, start 0 or noise 1: the same whatever else is simulated."""
-    return np.random.default_rng((_whole("seed", seed, 0), use, sample))
 
 
 def _grid(horizon: float) -> Array:

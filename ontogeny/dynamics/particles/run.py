@@ -13,7 +13,8 @@ from ontogeny.dynamics.particles.adaptive import adaptive
 from ontogeny.dynamics.particles.events import plateaus
 from ontogeny.dynamics.particles.noise import noisy
 from ontogeny.dynamics.particles.record import Record
-from ontogeny.dynamics.particles.request import Request, generator
+from ontogeny.dynamics.particles.request import Request
+from ontogeny.dynamics.particles.seeds import NOISE, generator
 from ontogeny.dynamics.particles.step import Step
 
 Progress = Callable[[int, int], None]
@@ -69,7 +70,7 @@ def _steps(request: Request, x: Tensor, beta: Tensor, tries: Tensor) -> Iterator
         request.model,
         beta,
         x,
-        lambda sample: generator(request.seed, 1, sample),
+        lambda sample: generator(request.seed, NOISE, sample),
         torch.arange(len(x)) % samples,
         sigma=request.noise,
         times=request.times,

@@ -127,6 +127,7 @@ def test_progress_is_told_up_to_the_whole():
         ({"dimension": 1}, "expected dimension to be a whole number of at least 2, got 1"),
         ({"samples": 0}, "expected samples to be a whole number of at least 1, got 0"),
         ({"samples": 1.5}, "expected samples to be a whole number"),
+        ({"start": SQUARE, "seed": 1.5}, "expected seed to be a whole number of at least 0, got 1.5"),
         ({"seed": -1}, "expected seed to be a whole number of at least 0, got -1"),
         ({"kind": "linear"}, "expected kind to be one of sa, usa, softmax, .*, got 'linear'"),
         ({"horizon": 0.0}, "expected a horizon that is positive and finite, got 0"),
