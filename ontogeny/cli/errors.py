@@ -7,7 +7,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 
 import typer
 from rich.console import Console
@@ -36,23 +36,24 @@ def heed_signals() -> None:
         signal.signal(one, end_in_order)
 
 
-def reported(command: Callable[..., int]) -> Callable[..., None]:
-    """`command`, whose returned code becomes the exit code, and whose errors become a sentence and theirs."""
+def reported(command: Callable[..., int], stopped: str) -> Callable[..., None]:
+    """`command`, whose returned code becomes the exit code, and whose errors become a sentence and theirs.
+
+    `stopped` says what an interrupt leaves of it.
+    """
 
     @wraps(command)
     def run(*arguments: object, **options: object) -> None:
-        raise typer.Exit(_code(command, arguments, options))
+        raise typer.Exit(_code(partial(command, *arguments, **options), stopped))
 
     return run
 
 
-def _code(command: Callable[..., int], arguments: tuple[object, ...], options: dict[str, object]) -> int:
+def _code(run: Callable[[], int], stopped: str) -> int:
     try:
-        return command(*arguments, **options)
+        return run()
     except KeyboardInterrupt as stop:
-        what = "terminated" if isinstance(stop, Terminated) else "interrupted"
-        kept = "checkpoints that were measured are kept, and the same command goes on from there"
-        _say(what, "nothing was written" if command.__name__ == "simulate" else kept)
+        _say("terminated" if isinstance(stop, Terminated) else "interrupted", stopped)
         return INTERRUPTED
     except Exception as error:
         if DEBUG in sys.argv:

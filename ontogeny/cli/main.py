@@ -20,6 +20,9 @@ from ontogeny.cli.simulate import simulate
 from ontogeny.cli.verify import verify
 from ontogeny.version import __version__
 
+KEPT = "checkpoints that were measured are kept, and the same command goes on from there"
+NOT_KEPT = "it was not finished; run it again"
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -29,7 +32,7 @@ app = typer.Typer(
     epilog=f"Every command also takes {DEBUG}: show the traceback of an error.",
 )
 for command in (scan, audit, fit, events, predict, report, verify, simulate, bench, demo):
-    app.command()(reported(command))
+    app.command()(reported(command, KEPT if command in (scan, demo) else NOT_KEPT))
 
 
 def _print_version(wanted: bool) -> None:

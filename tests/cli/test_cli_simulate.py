@@ -164,4 +164,4 @@ def test_an_interrupted_simulation_promises_nothing(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("ontogeny.dynamics.particles.simulate.run", stop)
     result = run(*SMALL)
-    assert result.exit_code == 130 and "nothing was written" in result.stderr
+    assert result.exit_code == 130 and "interrupted: it was not finished; run it again" in result.stderr
