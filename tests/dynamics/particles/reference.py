@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.optimize import brentq
 
 from ontogeny.dynamics.particles.model import Head
 
@@ -36,7 +37,7 @@ def random_heads(seed, heads, d, scale=0.7):
 
 
 def weights(kind, scores, beta, n):
-    """A row's weights by their definitions; the thresholds of sparsemax and entmax by bisection."""
+    """A row's weights by their definitions; the thresholds of sparsemax and entmax by root finding."""
     if kind in ("sa", "softmax"):
         return np.exp(scores) / np.exp(scores).sum()
     if kind == "softmax_sink":
@@ -48,11 +49,10 @@ def weights(kind, scores, beta, n):
     if kind == "relu":
         return np.maximum(scores, 0) / n
     power = {"sparsemax": 1, "entmax15": 2}[kind]
-    low, high = (scores / power).max() - 1, (scores / power).max()
-    for _ in range(80):
-        tau = (low + high) / 2
-        low, high = (tau, high) if (np.maximum(scores / power - tau, 0) ** power).sum() > 1 else (low, tau)
-    return np.maximum(scores / power - tau, 0) ** power
+    scores = scores / power
+    top = scores.max()
+    tau = brentq(lambda tau: (np.maximum(scores - tau, 0) ** power).sum() - 1, top - 1, top, xtol=1e-15)
+    return np.maximum(scores - tau, 0) ** power
 
 
 def velocity(x, kind, beta, matrices=None, causal=False):
