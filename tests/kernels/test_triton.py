@@ -204,6 +204,12 @@ def test_a_whole_map_and_unordered_rows():
     check({**arguments, "rows": torch.tensor([69, 3, 3, 0], device=DEVICE)})
 
 
+def test_chosen_rows_and_columns_may_be_strided():
+    arguments = problem(length=48, heads=1, kv_heads=1, dim=16)
+    every = torch.arange(48, device=DEVICE)
+    check({**arguments, "rows": every[1::4], "columns": every[:1].expand(3)})
+
+
 def test_auto_is_triton_where_it_has_been_run_and_has_a_kernel(monkeypatch):
     monkeypatch.setattr(kernels_attention, "triton_was_run_on", lambda device: True)
     arguments = problem(length=20)
