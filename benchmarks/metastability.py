@@ -4,8 +4,8 @@ python benchmarks/metastability.py --json > benchmarks/results/metastability/<ma
 python benchmarks/metastability.py --page      # the tables, from that file
 python benchmarks/metastability.py --figures   # docs/figures/*.svg: wants `pip install kaleido` and a Chromium
 
-The figure of SmolLM2 is of a scan: ontogeny scan smollm2 --sequences 32 --probes clusters,random_tokens --out FOLDER,
-then --figures FOLDER.
+The figures of SmolLM2 are of a scan:
+ontogeny scan smollm2 --sequences 32 --probes clusters,random_tokens,effective_beta --out FOLDER, then --figures FOLDER.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import xarray as xr
 
 from ontogeny import open_scan, plots, simulate
+from ontogeny import scan as run_scan
 from ontogeny.bench.machine import describe_machine
 from ontogeny.dynamics.particles.two_body import leading_time, two_body_time
 
@@ -143,8 +144,8 @@ def tables(found: dict[str, Any]) -> str:
         lines += [
             f"**Lifetime of two clusters, {kind.upper()}**",
             "",
-            f"| beta | simulated | exact | largest error | {EXPONENTIALS[kind]} over exact | leading order over exact | "
-            "with the next order | steps |",
+            f"| beta | simulated | exact | largest error | {EXPONENTIALS[kind]} over exact | leading order over exact "
+            "| with the next order | steps |",
             "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         for row in found["lifetimes"][kind]:
@@ -187,7 +188,7 @@ def write_page() -> None:
 
 
 def write_figures(scan: Path | None) -> None:
-    """Simulate anew and draw, and draw the scan of SmolLM2."""
+    """Simulate and scan anew and draw, and draw the scan of SmolLM2."""
     FIGURES.mkdir(exist_ok=True)
     rows = lifetimes("usa")
     column = {name: [row[name] for row in rows] for name in rows[0]}
@@ -196,9 +197,11 @@ def write_figures(scan: Path | None) -> None:
         "lifetimes": plots.lifetimes(column["beta"], column["simulated"], column["exact"], approximations),
         "staircase": plots.simulation(staircase(), time="stretched"),
         "phase": plots.phase_diagram(phase()),
+        "pocket": plots.metastability(run_scan("pocket", probes=["clusters", "random_tokens"], sequences=32)),
     }
     if scan is not None:
         drawn["smollm2"] = plots.metastability(open_scan(scan), selection="without_sinks")
+        drawn["smollm2-beta"] = plots.effective_beta(open_scan(scan))
     for name, figure in drawn.items():
         figure.write_image(FIGURES / f"{name}.svg", width=900)
 

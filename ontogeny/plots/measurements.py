@@ -17,6 +17,7 @@ _PROBES = {  # how the names of a probe's variables begin
     "waivers": ("value_norm", "update_norm", "waiver_rate"),
     "secondary": ("secondary_",),
     "ablation": ("loss",),
+    "effective_beta": ("effective_beta",),
     "clusters": ("cluster_", "plateau_", "mean_cosine", "energy", "matrix_entropy", "anisotropy", "effective_rank"),
     "massive": ("",),
 }
