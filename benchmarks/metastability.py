@@ -54,6 +54,15 @@ def inner_product(states: np.ndarray) -> np.ndarray:
     return (means[:, 0] * means[:, 1]).sum(-1)
 
 
+def theorem(states: np.ndarray, beta: float) -> float:
+    """The least lifetime that arXiv 2410.06833 proves, (eps / n) exp((1 - alpha) beta), of any sample.
+
+    Caps are where an inner product with the centre is 1 - eps or more, alpha is the largest between two caps.
+    """
+    alpha = (states[:, :CLUSTER] @ states[:, CLUSTER:].swapaxes(1, 2)).max()
+    return float((1 - np.cos(RADIUS)) / (2 * CLUSTER) * np.exp((1 - alpha) * beta))
+
+
 def lifetimes(kind: str) -> list[dict[str, Any]]:
     """For every beta the two clusters' lifetime, simulated, exact (from each sample's own start), and approximated."""
     states = two_clusters()
@@ -69,6 +78,7 @@ def lifetimes(kind: str) -> list[dict[str, Any]]:
                 "simulated": float(np.median(lasted)),
                 "exact": float(np.median(exact)),
                 "worst": float(np.abs(lasted / exact - 1).max()),
+                "bound": theorem(states, beta),
                 "exponential": float(leading_time(beta, APART, kind, corrections=0)),
                 "leading": float(leading_time(beta, APART, kind)),
                 "corrected": float(leading_time(beta, APART, kind, corrections=2)),
@@ -192,7 +202,11 @@ def write_figures(scan: Path | None) -> None:
     FIGURES.mkdir(exist_ok=True)
     rows = lifetimes("usa")
     column = {name: [row[name] for row in rows] for name in rows[0]}
-    approximations = {"exp(β (1 - c))": column["exponential"], "leading order": column["leading"]}
+    approximations = {
+        "exp(β (1 - c))": column["exponential"],
+        "leading order": column["leading"],
+        "theorem's bound": column["bound"],
+    }
     drawn = {
         "lifetimes": plots.lifetimes(column["beta"], column["simulated"], column["exact"], approximations),
         "staircase": plots.simulation(staircase(), time="stretched"),
