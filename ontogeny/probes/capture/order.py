@@ -8,24 +8,23 @@ from torch import Tensor
 
 
 def on_cpu(values: Tensor) -> bool:
-    """Whether a CPU holds the values; elsewhere each operation costs a launch, and each question to the device a wait."""
+    """Whether a CPU holds the values; elsewhere each operation is a launch and each answer a wait."""
     return values.device.type == "cpu"
 
 
 def largest_and_median(values: Tensor, ranks: int, counted: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each row of values (B, n), which are overwritten, the largest (B, ranks), where they are, and the lower median.
+    """Of each row of values (B, n): the largest and where they are, both (B, ranks), and the lower median (B,).
 
-    Of equal values the first counts as larger. `counted` (B,) tells how many of a row's values there are, the others
-    being less than each of them; None where all are there. Values are at least 0, or -1 where they do not count, and
-    free of NaN. Without a question to the device: on a GPU one sort answers all.
+    Of equal values the first comes first. Values are at least 0 and free of NaN; `counted` (B,) of a row's are meant,
+    all where it is None, and the others are -1. On a CPU they are overwritten; on a GPU one sort answers all.
     """
     if on_cpu(values):
-        median = _lower_median(values.numpy(), counted)
-        return (*_largest(values, ranks), torch.from_numpy(median))
+        middle = torch.from_numpy(_lower_median(values.numpy(), counted))
+        return (*_largest(values, ranks), middle)
     ordered, places = values.sort(dim=1, descending=True, stable=True)
-    median = ordered[:, values.shape[1] // 2] if counted is None else ordered.gather(1, counted[:, None] // 2)[:, 0]
+    middle = ordered[:, values.shape[1] // 2] if counted is None else ordered.gather(1, counted[:, None] // 2)[:, 0]
     # Copied, or else all that was sorted lives as long as these.
-    return ordered[:, :ranks].clone(), places[:, :ranks].clone(), median.clone()
+    return ordered[:, :ranks].clone(), places[:, :ranks].clone(), middle.clone()
 
 
 def descending(values: Tensor) -> Tensor:
