@@ -16,6 +16,7 @@ from tests.plots.test_plots_report import array, read
 from tests.synthetic import POCKET_STEPS, scan_dataset, with_clusters
 
 QUANTITIES = ("cluster_count", "plateau_share", "mean_cosine", "matrix_entropy")
+KINDS = ("", "_shuffled", "_reordered", "_random")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,8 @@ def measured(dataset: xr.Dataset, name: str, selection: str, threshold: float) -
 
 def test_maps_show_each_quantity_beside_its_baselines(dataset: xr.Dataset) -> None:
     fig = plots.metastability(dataset, "without_sinks", 0.99)
-    assert len(fig.data) == 12
-    names = [f"{quantity}{kind}" for quantity in QUANTITIES for kind in ("", "_shuffled", "_random")]
+    assert len(fig.data) == 16
+    names = [f"{quantity}{kind}" for quantity in QUANTITIES for kind in KINDS]
     for trace, name in zip(fig.data, names, strict=True):
         values = measured(dataset, name, "without_sinks", 0.99).transpose("depth", "checkpoint").values
         np.testing.assert_allclose(trace.customdata, values, rtol=1e-6)
@@ -39,8 +40,8 @@ def test_maps_show_each_quantity_beside_its_baselines(dataset: xr.Dataset) -> No
         scaled = np.log(values) if name.startswith("cluster_count") else values
         bounded = name.startswith(("cluster_count", "matrix_entropy"))
         np.testing.assert_allclose(trace.z, scaled / np.log(60) if bounded else scaled, rtol=1e-5)
-    titles = [note.text for note in fig.layout.annotations[:3]]
-    assert titles == ["log count / log n", "shuffled", "random tokens"]
+    titles = [note.text for note in fig.layout.annotations[:4]]
+    assert titles == ["log count / log n", "shuffled states", "reordered tokens", "random tokens"]
     assert "without sink tokens, threshold 0.99" in fig.layout.title.subtitle.text
 
 
@@ -59,9 +60,15 @@ def test_one_token_gives_no_number_instead_of_a_division_by_zero() -> None:
 def test_a_single_checkpoint_gives_profiles_with_dotted_and_dashed_baselines() -> None:
     dataset = with_clusters(scan_dataset((143_000,), layers=5))
     fig = plots.metastability(dataset)
-    assert [trace.name for trace in fig.data[:3]] == ["measured", "shuffled", "random tokens"]
-    assert [trace.line.dash for trace in fig.data[:3]] == [None, "dot", "dash"]
-    for trace, name in zip(fig.data[::3], QUANTITIES, strict=True):
+    assert [trace.name for trace in fig.data[:4]] == [
+        "measured",
+        "shuffled states",
+        "reordered tokens",
+        "random tokens",
+    ]
+    assert [trace.line.dash for trace in fig.data[:4]] == [None, "dot", "dash", "dash"]
+    names = [f"{quantity}{kind}" for quantity in QUANTITIES for kind in KINDS]
+    for trace, name in zip(fig.data, names, strict=True):
         np.testing.assert_allclose(trace.y, measured(dataset, name, "all", 0.9).values[0], rtol=1e-6)
     assert fig.layout.yaxis.type == "log" and "step 143,000" in fig.layout.title.subtitle.text
 
