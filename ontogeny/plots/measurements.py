@@ -17,7 +17,16 @@ _PROBES = {  # how the names of a probe's variables begin
     "waivers": ("value_norm", "update_norm", "waiver_rate"),
     "secondary": ("secondary_",),
     "ablation": ("loss",),
-    "clusters": ("cluster_", "plateau_", "mean_cosine", "energy", "matrix_entropy", "anisotropy", "effective_rank"),
+    "clusters": (
+        "cluster_",
+        "paired_",
+        "plateau_",
+        "mean_cosine",
+        "energy",
+        "matrix_entropy",
+        "anisotropy",
+        "effective_rank",
+    ),
     "massive": ("",),
 }
 _OF_ATTENTION = ("sinks", "waivers")

@@ -61,23 +61,29 @@ class ClusterStream:
         return found, ClusterTrace(**baseline)
 
     def _measured(self, name: str, state: Tensor, counted: Tensor) -> ClusterTrace:
-        """The geometry of states (B, T, d) for counted tokens (B, S, T), and how it hangs on the last one's `name`."""
+        """The geometry of states (B, T, d) for counted tokens (B, S, T).
+
+        Persistence is from the memberships of the depth before that were kept under `name`.
+        """
         point = directions(state)
         cosine = mean_cosine(point, counted)
         entropy, anisotropy, rank = spectral_measures(state, counted)
+        tokens = counted.sum(-1, dtype=torch.int32)
         if self._sample is not None:
             point = point.gather(1, self._sample[..., None].expand(-1, -1, point.shape[-1]))
             counted = counted.gather(2, self._sample[:, None].expand(-1, counted.shape[1], -1))
-        few = counted.sum(-1) < 2
+        paired = counted.sum(-1, dtype=torch.int32)
+        few, few_paired = tokens < 2, (paired < 2)[..., None]
         energies, members = pairwise(point, counted)
         before, self._members[name] = self._members.get(name), members
         count = members.amax(-1).double()
         persistence = torch.full_like(count, torch.nan) if before is None else adjusted_rand(before, members)
         return ClusterTrace(
-            tokens=counted.sum(-1, dtype=torch.int32),
+            tokens=tokens,
+            paired=paired,
             mean_cosine=cosine.masked_fill(few, torch.nan),
-            energy=energies.masked_fill(few[..., None], torch.nan),
-            count=count.masked_fill(few[..., None], torch.nan),
+            energy=energies.masked_fill(few_paired, torch.nan),
+            count=count.masked_fill(few_paired, torch.nan),
             persistence=persistence,
             matrix_entropy=entropy.masked_fill(few, torch.nan),
             anisotropy=anisotropy.masked_fill(few, torch.nan),
