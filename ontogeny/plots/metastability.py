@@ -9,7 +9,7 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from ontogeny.dataset import HasDataset
+from ontogeny.dataset import SELECTIONS, HasDataset
 from ontogeny.errors import UsageError
 from ontogeny.plots.axes import StepAxis, checkpoint_labels, log_axis, step_axis, whole_numbers
 from ontogeny.plots.key import add_share_key
@@ -28,7 +28,7 @@ from ontogeny.plots.theme import (
     lift_legend,
 )
 
-SELECTIONS = {"all": "all tokens", "without_sinks": "without sink tokens"}
+_SELECTED = dict(zip(SELECTIONS, ("all tokens", "without sink tokens"), strict=True))
 THRESHOLD = 0.9
 _ROW = 170  # px
 _SPACING = 0.075
@@ -108,11 +108,11 @@ def metastability(scan: xr.Dataset | HasDataset, selection: str = "all", thresho
     """
     dataset = dataset_of(scan)
     require(dataset, "metastability", *(quantity.name for quantity in _QUANTITIES))
-    if selection not in SELECTIONS:
+    if selection not in _SELECTED:
         raise UsageError(f"expected the selection {' or '.join(SELECTIONS)}, got {selection!r}")
     chosen = dataset.sel(selection=selection)
     kinds = [kind for kind in _BASELINES if f"cluster_count{kind}" in dataset]
-    words = f"{short_name(dataset)}, {SELECTIONS[selection]}, threshold {threshold:g}"
+    words = f"{short_name(dataset)}, {_SELECTED[selection]}, threshold {threshold:g}"
     if dataset.sizes["checkpoint"] == 1:
         return _profiles(chosen.isel(checkpoint=0), kinds, threshold, f"{words}, {checkpoint_labels(dataset)[0]}")
     width = width_of(dataset)

@@ -11,9 +11,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ontogeny.dataset import SELECTIONS
 from ontogeny.probes.capture import CLUSTERS, ClusterTrace, Trace
 from ontogeny.probes.capture.clusters import BETAS, SAMPLE_SEED, SHUFFLE_SEED, THRESHOLDS, sampled
-from ontogeny.probes.capture.selection import OUTLIER_NORM, SELECTIONS
+from ontogeny.probes.capture.selection import OUTLIER_NORM
 from ontogeny.probes.probe import ProbeSettings, Variable, mean_where, variable
 
 PLATEAU_PERSISTENCE = 0.9

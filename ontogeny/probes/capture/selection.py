@@ -9,12 +9,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SELECTIONS = ("all", "without_sinks")
 OUTLIER_NORM = 5.0
 
 
 def selections(state: Tensor, valid: Tensor | None) -> Tensor:
-    """Which tokens of states (B, T, d) each of `SELECTIONS` holds: bool (2, B, T).
+    """Which tokens of states (B, T, d) each of `ontogeny.dataset.SELECTIONS` holds: bool (2, B, T).
 
     `all`: what is no padding, where `valid` (B, T) is True. `without_sinks`: of these, neither the sequence's first nor
     any whose norm is more than `OUTLIER_NORM` times the lower median of their norms.
