@@ -16,6 +16,7 @@ from ontogeny.probes.capture.finite import require_finite
 from ontogeny.probes.capture.linkage import adjusted_rand, linked
 from ontogeny.probes.capture.selection import selections
 from ontogeny.probes.capture.spectrum import spectral_measures
+from ontogeny.probes.capture.sphere import directions
 from ontogeny.probes.capture.trace import ClusterTrace
 
 BETAS = (1.0, 2.0, 4.0, 8.0)
@@ -89,14 +90,6 @@ class ClusterStream:
             anisotropy=anisotropy.masked_fill(few, torch.nan),
             effective_rank=rank.masked_fill(few, torch.nan),
         )
-
-
-def directions(state: Tensor) -> Tensor:
-    """The states (B, T, d) on the unit sphere; a zero state has no direction and stays zero: its cosines are 0."""
-    largest = state.abs().amax(-1, keepdim=True)
-    scaled = state / largest.masked_fill(largest == 0, 1)  # whose squares neither overflow nor vanish
-    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / norm.masked_fill(norm == 0, 1)
 
 
 def mean_cosine(point: Tensor, counted: Tensor) -> Tensor:
