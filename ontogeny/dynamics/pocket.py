@@ -117,7 +117,7 @@ def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
 
 
 def training(recipe: Recipe, last_step: int) -> Iterator[tuple[int, GPTNeoXForCausalLM, float]]:
-    """Each step's model before its update, with the loss (nats a token) of its batch, from seeds; see `reproducible`."""
+    """Each step's model before its update, with its batch's loss (nats a token), from seeds; see `reproducible`."""
     import torch
 
     torch.manual_seed(recipe.seed)
