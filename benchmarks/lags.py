@@ -32,7 +32,7 @@ def watch(out: Path) -> ontogeny.Scan:
         observer = ontogeny.Observer(
             out, steps=f"0:{LAST}:{EVERY}", probes=PROBES, corpus=str(corpus), sequences=SEQUENCES, name="pocket"
         )
-        with pocket.undisturbed():
+        with pocket.reproducible():
             for step, model, _ in pocket.training(pocket.SHIPPED_RECIPE, LAST):
                 observer(model, step)
     return observer.scan

@@ -24,7 +24,7 @@ from ontogeny.plots.axes import checkpoint_labels
 from ontogeny.plots.effective_beta import effective_beta
 from ontogeny.plots.lags import lags
 from ontogeny.plots.massive import drawable, massive_ratio
-from ontogeny.plots.measurements import dataset_of, require, series_name, shorten
+from ontogeny.plots.measurements import dataset_of, require, series_name, shorten, width_of
 from ontogeny.plots.metastability import metastability
 from ontogeny.plots.sinks import sink_heads, sink_rate
 from ontogeny.plots.sites import massive_sites
@@ -284,7 +284,7 @@ def _measured(dataset: xr.Dataset) -> str:
     model = [f"{dataset.sizes['depth'] - 1} layers"] if "depth" in dataset.sizes else []
     if "head" in dataset.sizes:
         model.append(f"{dataset.sizes['head']} head{'s' * (dataset.sizes['head'] != 1)} a layer")
-    width = _width(attrs.get("arch"))
+    width = width_of(dataset)
     if width:
         model.append(f"width {width}")
     if model:
@@ -293,13 +293,6 @@ def _measured(dataset: xr.Dataset) -> str:
         corpus = attrs.get("corpus", "corpus unknown")
         parts.append(f"measured on {attrs['sequences']} sequences of {attrs['length']} tokens ({corpus})")
     return "; ".join(parts) + "."
-
-
-def _width(arch: object) -> int | None:
-    try:
-        return int(json.loads(str(arch))["width"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _summary(dataset: xr.Dataset) -> str:
