@@ -234,6 +234,7 @@ def _cluster_numbers(
         "mean_cosine": (each, cosine, "mean cosine between tokens"),
         "energy": (f"{each} beta", energy, "energy"),
         "cluster_count": (f"{each} threshold", count, "clusters"),
+        "cluster_count_error": (f"{each} threshold", 0.1 * count, "standard error of the clusters"),
         "cluster_tokens": (each, np.full(gathered.shape, float(tokens)), "tokens counted"),
         "paired_tokens": (each, np.full(gathered.shape, tokens - 10.0), "tokens whose pairs are taken"),
         "matrix_entropy": (each, (1 - gathered) * np.log(tokens), "matrix entropy"),

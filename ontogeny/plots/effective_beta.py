@@ -6,13 +6,13 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from ontogeny.dataset import HasDataset
+from ontogeny.dataset import SELECTIONS, HasDataset
 from ontogeny.errors import UsageError
 from ontogeny.fitting import predict_mean_cosine
 from ontogeny.plots.axes import checkpoint_labels, whole_numbers
 from ontogeny.plots.key import add_share_key
 from ontogeny.plots.measurements import dataset_of, require, short_name
-from ontogeny.plots.metastability import SELECTIONS
+from ontogeny.plots.metastability import SELECTED
 from ontogeny.plots.theme import ACCENT, MUTED, PANEL_TITLE, RULE, SHARE_SCALE, colorscale, escape, figure
 
 _HEIGHT = 600  # px
@@ -39,7 +39,7 @@ def effective_beta(scan: xr.Dataset | HasDataset, selection: str = "without_sink
     if not -count <= checkpoint < count:
         raise UsageError(f"expected a checkpoint from 0 to {count - 1}, got {checkpoint}")
     one = dataset.isel(checkpoint=checkpoint)
-    words = f"{short_name(dataset)}, {SELECTIONS[selection]}, {checkpoint_labels(dataset)[checkpoint]}; exploratory"
+    words = f"{short_name(dataset)}, {SELECTED[selection]}, {checkpoint_labels(dataset)[checkpoint]}; exploratory"
     panels = ["effective β of each head, by layer"] + ["mean cosine"] * ("mean_cosine" in dataset)
     fig = figure("Effective beta", words, _HEIGHT if len(panels) > 1 else _HEIGHT * 3 // 5, panels, _SPACING)
     _add_heads(fig, one.sel(selection=selection))

@@ -28,7 +28,7 @@ from ontogeny.plots.theme import (
     lift_legend,
 )
 
-_SELECTED = dict(zip(SELECTIONS, ("all tokens", "without sink tokens"), strict=True))
+SELECTED = dict(zip(SELECTIONS, ("all tokens", "without sink tokens"), strict=True))
 THRESHOLD = 0.9
 _ROW = 170  # px
 _SPACING = 0.075
@@ -108,11 +108,11 @@ def metastability(scan: xr.Dataset | HasDataset, selection: str = "all", thresho
     """
     dataset = dataset_of(scan)
     require(dataset, "metastability", *(quantity.name for quantity in _QUANTITIES))
-    if selection not in _SELECTED:
+    if selection not in SELECTED:
         raise UsageError(f"expected the selection {' or '.join(SELECTIONS)}, got {selection!r}")
     chosen = dataset.sel(selection=selection)
     kinds = [kind for kind in _BASELINES if f"cluster_count{kind}" in dataset]
-    words = f"{short_name(dataset)}, {_SELECTED[selection]}, threshold {threshold:g}"
+    words = f"{short_name(dataset)}, {SELECTED[selection]}, threshold {threshold:g}"
     if dataset.sizes["checkpoint"] == 1:
         return _profiles(chosen.isel(checkpoint=0), kinds, threshold, f"{words}, {checkpoint_labels(dataset)[0]}")
     width = width_of(dataset)
@@ -187,6 +187,7 @@ def _profiles(dataset: xr.Dataset, kinds: list[str], threshold: float, words: st
             values = _values(dataset, quantity, kind, threshold)
             if values is not None:
                 _add_line(fig, quantity, kind, values, row)
+                _add_error(fig, dataset, quantity, kind, threshold)
                 drawn.append(values.values)
         if quantity.name == "cluster_count":
             fig.update_yaxes(**log_axis(np.concatenate(drawn)), row=row, col=1)
@@ -211,3 +212,11 @@ def _add_line(fig: go.Figure, quantity: _Quantity, kind: str, values: xr.DataArr
         row=row,
         col=1,
     )
+
+
+def _add_error(fig: go.Figure, dataset: xr.Dataset, quantity: _Quantity, kind: str, threshold: float) -> None:
+    """Bars of two standard errors at the line that was added last, where these were measured."""
+    name = f"{quantity.name}_error{kind}"
+    if name in dataset:
+        error = 2 * pick(dataset[name].astype(np.float64), "threshold", threshold)
+        fig.data[-1].error_y = {"type": "data", "array": error.values, "thickness": 1, "width": 2}

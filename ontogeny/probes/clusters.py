@@ -82,6 +82,9 @@ def geometry(arrays: Mapping[str, np.ndarray], suffix: str = "", of: str = "") -
         name + suffix: variable(dims, over_sequences(values), long_name + of, units, source)
         for name, (dims, values, long_name, units, source) in found.items()
     }
+    variables[f"cluster_count_error{suffix}"] = variable(
+        linked, error_over_sequences(arrays["count"]), f"standard error of the clusters{of}", "1", METASTABILITY
+    )
     rank = over_sequences(arrays["effective_rank"])
     attributes = {"long_name": f"effective rank of the states{of}", "units": "1", "source": RANK_SOURCE}
     variables[f"effective_rank{suffix}"] = (("selection", "depth"), rank, attributes)
@@ -105,6 +108,15 @@ def counts(arrays: Mapping[str, np.ndarray], suffix: str = "", of: str = "") -> 
 def over_sequences(values: np.ndarray) -> np.ndarray:
     """The mean over the sequences that have a value: (sequence, depth, selection, ...) -> (selection, depth, ...)."""
     return mean_where(~np.isnan(values), values).swapaxes(0, 1)
+
+
+def error_over_sequences(values: np.ndarray) -> np.ndarray:
+    """The standard error of that mean, likewise; NaN where fewer than two sequences have a value."""
+    there = ~np.isnan(values)
+    number = there.sum(axis=0)
+    squares = mean_where(there, (values - mean_where(there, values)) ** 2)
+    few = number < 2
+    return np.where(few, np.nan, np.sqrt(squares / np.where(few, 1, number - 1))).swapaxes(0, 1)
 
 
 @dataclass(frozen=True)

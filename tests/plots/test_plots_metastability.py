@@ -79,6 +79,10 @@ def test_a_single_checkpoint_gives_profiles_with_dotted_and_dashed_baselines() -
     assert [trace.line.dash for trace in fig.data[:4]] == [None, "dot", "dash", "dash"]
     for trace, (quantity, kind) in zip(fig.data, product(QUANTITIES, KINDS), strict=True):
         np.testing.assert_allclose(trace.y, measured(dataset, quantity + kind, "all", 0.9).values[0], rtol=1e-6)
+    for trace, kind in zip(fig.data[:4], KINDS, strict=True):
+        error = measured(dataset, f"cluster_count_error{kind}", "all", 0.9).values[0]
+        np.testing.assert_allclose(trace.error_y.array, 2 * error, rtol=1e-6)
+    assert fig.data[4].error_y.array is None
     assert fig.layout.yaxis.type == "log" and "step 143,000" in fig.layout.title.subtitle.text
 
 
@@ -118,7 +122,9 @@ def test_lags_have_a_panel_for_each_pair_and_fill_what_is_significant(dataset: x
 def test_lags_that_cannot_be_drawn_are_refused(dataset: xr.Dataset) -> None:
     with pytest.raises(OntogenyError, match=r"expected found.sel\(depth=...\)"):
         plots.lags(ontogeny.lags(dataset, by_depth=True, replicates=9))
-    with pytest.raises(OntogenyError, match=r"no correlation to draw: .* they are too few checkpoints"):
+    with pytest.raises(
+        OntogenyError, match=r"no correlation to draw .too few checkpoints.: expected at least 8 changes"
+    ):
         plots.lags(ontogeny.lags(dataset.isel(checkpoint=slice(4)), replicates=9))
 
 

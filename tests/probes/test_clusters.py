@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ontogeny
+from ontogeny.dataset import SELECTIONS
 from ontogeny.dynamics.backcopy import VOCABULARY, is_trigger, sample
 from ontogeny.probes.capture import CLUSTERS, clusters, run_pass
 from ontogeny.probes.capture.clusters import BETAS, SAMPLE_SEED, SHUFFLE_SEED, ClusterStream, permutations, shuffled
-from ontogeny.probes.clusters import geometry, plateaus
+from ontogeny.probes.clusters import error_over_sequences, geometry, plateaus
 from tests.models import tiny, token_ids
 from tests.probes.plain import FLOATS, LAYERS, LENGTH, close, measured, measured_of, plain_of
 from tests.probes.plain_clusters import plain_over_depth, plain_plateaus, plain_share
@@ -40,6 +41,9 @@ def test_every_number_equals_loops_over_tokens(family, suffix):
             for name in (*MEANS, "energy", "count", "persistence"):
                 mean = np.mean([one[name] for one in expected[kind]], axis=0)
                 close(at[NAMES.get(name, name) + suffix], mean, family, dtype, name)
+            several = [one["count"] for one in expected[kind]]
+            error = np.std(several, axis=0, ddof=1) / np.sqrt(len(several))
+            np.testing.assert_allclose(at[f"cluster_count_error{suffix}"], error, atol=1e-12)
             inside = [plain_share(one) for one in expected[kind]]
             np.testing.assert_allclose(at[f"plateau_share{suffix}"], np.mean(inside, axis=0))
             if not suffix:
@@ -50,6 +54,13 @@ def test_every_number_equals_loops_over_tokens(family, suffix):
     assert np.isnan(found[f"cluster_persistence{suffix}"][:, 0]).all()
     if not suffix and family in ("gpt_neox", "llama", "gemma2"):
         assert ((count > 1.5) & (count < LENGTH - 1.5)).any() and (found.plateau_share > 0).any()
+
+
+def test_the_error_of_a_count_is_over_the_sequences_that_have_one():
+    count = np.full((3, 1, 1, 2), np.nan)
+    count[:2, 0, 0, 0], count[0, 0, 0, 1] = (2, 5), 4
+    error = error_over_sequences(count)
+    assert error[0, 0, 0] == pytest.approx(1.5) and np.isnan(error[0, 0, 1])
 
 
 def test_plateaus_equal_a_loop_over_depths():
@@ -330,3 +341,17 @@ def test_the_trained_pocket_model_gathers_tokens_by_what_it_has_to_predict():
     assert (found.plateau_start == 2).all() and (found.plateau_share == np.array([0, 0, 1, 1])).all()
     untrained = ontogeny.measure(series.checkpoints[0].load("float32"), ids, probes="clusters")
     assert not untrained.plateau_count.sel(selection="all", threshold=0.9).equals(found.plateau_count)
+
+
+def test_of_a_depth_only_memberships_are_kept_for_the_next():
+    """No T x T map stays, and what does stay does not grow with the depths."""
+    sequences, length, width = 2, 53, 8
+    stream, sizes = ClusterStream(None), []
+    for state in torch.randn(4, sequences, length, width, generator=torch.Generator().manual_seed(0)):
+        stream.reduce(state)
+        held = [one for one in vars(stream).values() if isinstance(one, torch.Tensor)] + [*stream._members.values()]
+        assert all(type(one) in (dict, torch.Tensor, type(None)) for one in vars(stream).values())
+        assert not any(one.shape[-2:] == (length, length) for one in held)
+        sizes.append(sum(one.numel() for one in held))
+    labels = 2 * sequences * len(SELECTIONS) * len(clusters.THRESHOLDS) * length  # of states and of shuffled ones
+    assert sizes == [labels + sequences * length * width] * 4

@@ -25,7 +25,7 @@ def test_it_gives_the_numbers_of_clusters_on_the_drawn_ids(shared_first):
     for suffix, (draw, words) in BASELINES.items():
         expected = measured(model, names=("clusters",), ids=draw(ids))
         baseline = [str(name) for name in found.data_vars if str(name).endswith(suffix)]
-        assert len(baseline) == 10
+        assert len(baseline) == 11
         for name in baseline:
             of_clusters = expected[name.removesuffix(suffix)]
             np.testing.assert_array_equal(found[name], of_clusters, err_msg=name)
