@@ -61,11 +61,11 @@ def _kernels(case: AttentionCase, device: torch.device) -> dict[str, Callable[[]
 
     given = case.inputs(device)
     inputs = AttentionInputs(**given, mechanism=MECHANISMS["softmax"])
-    shared = launch._shared(inputs)
-    _, rows = launch._run_forward(inputs, shared)
+    shared = launch.shared_arguments(inputs)
+    _, rows = launch.run_forward(inputs, shared)
     found: dict[str, Callable[[], object]] = {
-        "F": lambda: launch._run_forward(inputs, shared),
-        "C": lambda: launch._run_columns(inputs, shared, rows["LSE"]),
+        "F": lambda: launch.run_forward(inputs, shared),
+        "C": lambda: launch.run_columns(inputs, shared, rows["LSE"]),
         "all": lambda: launch.sweep(inputs),
     }
     if case.window is None and not case.padded:

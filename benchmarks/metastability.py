@@ -4,8 +4,8 @@ python benchmarks/metastability.py --json > benchmarks/results/metastability/<ma
 python benchmarks/metastability.py --page      # the tables, from that file
 python benchmarks/metastability.py --figures   # docs/figures/*.svg: wants `pip install kaleido` and a Chromium
 
-The figure of SmolLM2 is of a scan: ontogeny scan smollm2 --sequences 32 --probes clusters,random_tokens --out FOLDER,
-then --figures FOLDER.
+The figures of SmolLM2 are of a scan:
+ontogeny scan smollm2 --sequences 32 --probes clusters,random_tokens,effective_beta --out FOLDER, then --figures FOLDER.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 import xarray as xr
 
 from ontogeny import open_scan, plots, simulate
+from ontogeny import scan as run_scan
 from ontogeny.bench.machine import describe_machine
 from ontogeny.dynamics.particles.two_body import exponential_time, leading_time, next_order_time, two_body_time
 
@@ -29,7 +30,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 PAGE, FIGURES = DOCS / "metastability.md", DOCS / "figures"
 BEGIN, END = "<!-- tables: python benchmarks/metastability.py --page -->", "<!-- end of tables -->"
 
-KINDS = ("usa", "sa")
+EXPONENTIALS = {"usa": "exp(beta (1 - c))", "sa": "exp(beta (1 - c)) / 2"}
+KINDS = tuple(EXPONENTIALS)
 BETAS = np.arange(2.0, 21.0)
 CLUSTER, SAMPLES, RADIUS, APART = 8, 8, 0.02, -0.25  # particles a cluster, its half angle, the clusters' inner product
 MET = 0.999
@@ -52,6 +54,15 @@ def inner_product(states: np.ndarray) -> np.ndarray:
     return (means[:, 0] * means[:, 1]).sum(-1)
 
 
+def theorem(states: np.ndarray, beta: float) -> float:
+    """The least lifetime that arXiv 2410.06833 proves, (eps / n) exp((1 - alpha) beta), of any sample.
+
+    Caps are where an inner product with the centre is 1 - eps or more, alpha is the largest between two caps.
+    """
+    alpha = (states[:, :CLUSTER] @ states[:, CLUSTER:].swapaxes(1, 2)).max()
+    return float((1 - np.cos(RADIUS)) / (2 * CLUSTER) * np.exp((1 - alpha) * beta))
+
+
 def lifetimes(kind: str) -> list[dict[str, Any]]:
     """For every beta the two clusters' lifetime, simulated, exact (from each sample's own start), and approximated."""
     states = two_clusters()
@@ -67,6 +78,7 @@ def lifetimes(kind: str) -> list[dict[str, Any]]:
                 "simulated": float(np.median(lasted)),
                 "exact": float(np.median(exact)),
                 "worst": float(np.abs(lasted / exact - 1).max()),
+                "bound": theorem(states, beta),
                 "exponential": float(exponential_time(beta, APART, kind)),
                 "leading": float(leading_time(beta, APART, kind)),
                 "corrected": float(next_order_time(beta, APART, kind)),
@@ -142,8 +154,8 @@ def tables(found: dict[str, Any]) -> str:
         lines += [
             f"**Lifetime of two clusters, {kind.upper()}**",
             "",
-            "| beta | simulated | exact | largest error | exp(beta (1 - c)) over exact | leading order over exact | "
-            "with the next order | steps |",
+            f"| beta | simulated | exact | largest error | {EXPONENTIALS[kind]} over exact | leading order over exact "
+            "| with the next order | steps |",
             "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
         ]
         for row in found["lifetimes"][kind]:
@@ -186,18 +198,24 @@ def write_page() -> None:
 
 
 def write_figures(scan: Path | None) -> None:
-    """Simulate anew and draw, and draw the scan of SmolLM2."""
+    """Simulate and scan anew and draw, and draw the scan of SmolLM2."""
     FIGURES.mkdir(exist_ok=True)
     rows = lifetimes("usa")
     column = {name: [row[name] for row in rows] for name in rows[0]}
-    approximations = {"exp(β (1 - c))": column["exponential"], "leading order": column["leading"]}
+    approximations = {
+        "exp(β (1 - c))": column["exponential"],
+        "leading order": column["leading"],
+        "theorem's bound": column["bound"],
+    }
     drawn = {
         "lifetimes": plots.lifetimes(column["beta"], column["simulated"], column["exact"], approximations),
         "staircase": plots.simulation(staircase(), time="stretched"),
         "phase": plots.phase_diagram(phase()),
+        "pocket": plots.metastability(run_scan("pocket", probes=["clusters", "random_tokens"], sequences=32)),
     }
     if scan is not None:
         drawn["smollm2"] = plots.metastability(open_scan(scan), selection="without_sinks")
+        drawn["smollm2-beta"] = plots.effective_beta(open_scan(scan))
     for name, figure in drawn.items():
         figure.write_image(FIGURES / f"{name}.svg", width=900)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import xarray as xr
 
 RATIO_OF_MEANS = "ratio of means"
+Selection = Literal["all", "without_sinks"]  # which of a depth's tokens are counted
+SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 SOUND = ("ok", "unaudited")  # verdicts of checkpoints that curves and sentences may rest on
 
 

@@ -197,10 +197,10 @@ def with_kinds(dataset: xr.Dataset) -> xr.Dataset:
 
 
 def with_clusters(dataset: xr.Dataset, tokens: int = 60, baselines: bool = True, seed: int = 2) -> xr.Dataset:
-    """The dataset with the variables of the probe `clusters`, and those of random tokens unless `baselines` is False.
+    """The dataset with the variables of the probe `clusters`, and `random_tokens` unless `baselines` is False.
 
     Tokens gather in a few clusters in the middle depths from about step 300 on; without sinks they gather less. The
-    shuffled and the random tokens' numbers stay about what they are at the first step.
+    baselines' numbers stay about what they are at the first step, each its own. Of the tokens all but ten are paired.
     """
     rng = np.random.default_rng(seed)
     times = np.where(dataset["step"].values < 0, 1e5, dataset["step"].values).astype(float)
@@ -210,10 +210,13 @@ def with_clusters(dataset: xr.Dataset, tokens: int = 60, baselines: bool = True,
     noise = 1 + 0.02 * rng.normal(size=gathered.shape)
     thresholds, betas = np.array([0.9, 0.99, 0.999]), np.array([1.0, 2.0, 4.0, 8.0])
     own = _cluster_numbers(gathered * noise, tokens, thresholds, betas)
-    chance = _cluster_numbers(0.04 * noise, tokens, thresholds, betas)
-    of_chance = [name for name in chance if name != "cluster_tokens"]
-    kinds = ("_shuffled", "_random") if baselines else ("_shuffled",)
-    found = own | {f"{name}{kind}": chance[name] for kind in kinds for name in of_chance}
+    found = dict(own)
+    for kind, part, fewer in (("_shuffled", 0.04, 0), ("_reordered", 0.06, 3), ("_random", 0.05, 5)):
+        chance = _cluster_numbers(part * noise, tokens - fewer, thresholds, betas)
+        if kind == "_shuffled":
+            chance = {name: values for name, values in chance.items() if not name.endswith("_tokens")}
+        if baselines or kind == "_shuffled":
+            found |= {f"{name}{kind}": values for name, values in chance.items()}
     coords = {"selection": np.array(["all", "without_sinks"], object), "threshold": thresholds, "beta": betas}
     return dataset.assign(found).assign_coords(coords)
 
@@ -224,14 +227,16 @@ def _cluster_numbers(
     """What the probe `clusters` gives where a share `gathered` (checkpoint, selection, depth) of the tokens is one."""
     each, cosine = "checkpoint selection depth", np.clip(gathered, 0, 1) ** 2
     loose = (1 - thresholds) ** 0.15
-    count = 1 + (tokens - 1) * (1 - np.clip(gathered, 0, 1)[..., None] * loose)
+    count = 1 + (tokens - 11) * (1 - np.clip(gathered, 0, 1)[..., None] * loose)
     energy = np.exp(betas * (cosine[..., None] - 1)) / (2 * betas)
     share = 1 / (1 + np.exp(-12 * (gathered[..., None] * loose - 0.5)))
     variables = {
         "mean_cosine": (each, cosine, "mean cosine between tokens"),
         "energy": (f"{each} beta", energy, "energy"),
         "cluster_count": (f"{each} threshold", count, "clusters"),
+        "cluster_count_error": (f"{each} threshold", 0.1 * count, "standard error of the clusters"),
         "cluster_tokens": (each, np.full(gathered.shape, float(tokens)), "tokens counted"),
+        "paired_tokens": (each, np.full(gathered.shape, tokens - 10.0), "tokens whose pairs are taken"),
         "matrix_entropy": (each, (1 - gathered) * np.log(tokens), "matrix entropy"),
         "anisotropy": (each, np.clip(gathered, 0.05, 1), "share of the first direction"),
         "effective_rank": (each, 1 + (tokens - 1) * (1 - gathered), "effective rank"),

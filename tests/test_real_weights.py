@@ -68,3 +68,22 @@ def test_zeroing_massive_activations_ruins_the_model_and_their_mean_does_not(tmp
     assert zero > removed > damped > 2 * float(found.loss_change_error.sel(intervention="sinks_damped"))
     assert int(found.ablation_depth) == 12 and int(found.ablation_dimension[0]) == 507
     assert found.ablated_share.sel(intervention="massive_to_zero") == 1
+
+
+def test_its_clusters_are_those_that_the_pages_tell_of(tmp_path):
+    probes = ["massive", "clusters", "random_tokens", "effective_beta"]
+    scanned = ontogeny.scan("smollm2", tmp_path / "scan", probes=probes, sequences=32)
+    found = scanned.dataset.isel(checkpoint=0).sel(selection="without_sinks")
+    shares = {
+        kind: float(found[f"plateau_share{kind}"].sel(threshold=0.9, depth=slice(1, 24)).mean())
+        for kind in ("", "_shuffled", "_reordered", "_random")
+    }
+    expected = {"": 0.34, "_shuffled": 0.05, "_reordered": 0.26, "_random": 0.06}
+    assert shares == pytest.approx(expected, abs=0.05)
+    assert found.plateau_length.sel(threshold=0.9).median() == 2 and found.plateau_length.max() < 12
+    entropy = scanned.dataset.isel(checkpoint=0).matrix_entropy.sel(depth=slice(12, 28))
+    assert (entropy.sel(selection="all") < 0.3).all() and (entropy.sel(selection="without_sinks") > 1.2).all()
+    assert float(found.effective_beta.median()) == pytest.approx(6.2, abs=0.2)
+    assert float(found.effective_beta_r2.max()) < 0.45
+    predicted = ontogeny.predict_mean_cosine(scanned).isel(checkpoint=0).sel(selection="without_sinks")
+    assert float(predicted.change_error) > 3 * float(predicted.no_change_error)

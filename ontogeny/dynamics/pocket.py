@@ -77,7 +77,7 @@ def train(
         raise UsageError(f"expected a last step from 0 to {recipe.steps}, where the recipe ends, got {last_step}")
     folders = {step: out / f"step{step}" for step in CHECKPOINT_STEPS if step <= last_step}
     _refuse_existing(folders.values())
-    with undisturbed():
+    with reproducible():
         for step, model, loss in training(recipe, last_step):
             if step in folders:
                 save(model, folders[step])
@@ -117,7 +117,7 @@ def save(model: GPTNeoXForCausalLM, folder: Path) -> None:
 
 
 def training(recipe: Recipe, last_step: int) -> Iterator[tuple[int, GPTNeoXForCausalLM, float]]:
-    """Each step's model before its update, with the loss (nats a token) of its batch, from seeds; see `undisturbed`."""
+    """Each step's model before its update, with its batch's loss (nats a token), from seeds; see `reproducible`."""
     import torch
 
     torch.manual_seed(recipe.seed)
@@ -148,7 +148,7 @@ def _loss(model: GPTNeoXForCausalLM, tokens: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def reproducible() -> Iterator[None]:
     """One thread, a random state of its own and no progress bars inside; afterwards as the caller had them."""
     import torch
     from transformers.utils import logging

@@ -19,7 +19,7 @@ import xarray as xr
 from scipy.integrate import solve_ivp
 
 from ontogeny.dataset import HasDataset
-from ontogeny.errors import UsageError
+from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.fitting.scan import CARRIED
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def equiangular_flow(
     """The inner product after `time` >= 0 of `particles` >= 2 that began with the inner product `start`, broadcast.
 
     `beta` may be negative. NaN where an argument is. Raises UsageError for another flow, and for an inner product that
-    so many vectors cannot have: it lies between -1 / (particles - 1) and 1.
+    so many vectors cannot have: it lies between -1 / (particles - 1) and 1. OntogenyError where the integration fails.
     """
     if flow not in ("sa", "usa"):
         raise UsageError(f"flow: expected sa or usa, got {flow!r}")
@@ -75,7 +75,9 @@ def _flowed(start: Array, beta: Array, time: Array, particles: Array, flow: Flow
 
     found = solve_ivp(speed, (0, 1), -np.log1p(-start), method="DOP853", rtol=RTOL, atol=ATOL)
     if not found.success:
-        raise UsageError(f"the equiangular flow could not be integrated: {found.message}")
+        raise OntogenyError(
+            f"the equiangular flow could not be integrated over that time: {found.message} Give a beta nearer to 0"
+        )
     return -np.expm1(-found.y[:, -1])
 
 

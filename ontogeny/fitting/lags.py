@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
-from ontogeny.dataset import HasDataset, ratio_of_means
+from ontogeny.dataset import SELECTIONS, HasDataset, Selection, ratio_of_means
 from ontogeny.errors import UsageError
-from ontogeny.fitting.correlation import LEAST_PAIRS, Correlations, constant, correlate
+from ontogeny.fitting.correlation import LEAST_PAIRS, Correlations, constant, correlate, window
 from ontogeny.fitting.scan import CARRIED, LEVEL, RATIO_OF, fitted_checkpoints
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ AT_DEPTH = {
     "anisotropy": "anisotropy",
 }
 OK, TOO_FEW, CONSTANT = "ok", "too few checkpoints", "constant"
-Selection = Literal["all", "without_sinks"]
 
 
 def lags(
@@ -62,8 +61,10 @@ def lags(
     at `threshold`, over the tokens of `selection`; with `by_depth` the responses are AT_DEPTH, over `depth` besides.
 
     Over (driver, response, lag): `correlation`, Pearson's; `correlation_low` and `correlation_high`, its interval at
-    `level` for that lag alone; `p_value`, of the largest over the lags, so that a 5 % bound holds for all lags of one
-    driver and response, not for all pairs of these together; `pairs` of changes; `verdict`, "ok" or what the data lack.
+    `level` for that lag alone; `p_value`, that lag's |correlation| against what chance gives as the largest over the
+    lags, so that a 5 % bound holds for all lags of one driver and response, not for all pairs of these together;
+    `pairs` of changes; `verdict`, "ok" or what the data lack.
+
     Interval and p-value allow for the autocorrelation of changes, by `replicates` resamples of blocks, but say nothing
     of causes: two things that emerge at once are correlated. One abrupt change in each series is no evidence, and its
     p-value says so. As checkpoints are often spaced by a ratio, the coordinate `lag_ratio` is the median ratio of the
@@ -92,8 +93,8 @@ def lags(
 
 
 def _refuse(selection: str, furthest: int, level: float, replicates: int) -> None:
-    if selection not in ("all", "without_sinks"):
-        raise UsageError(f"expected the selection all or without_sinks, got {selection!r}")
+    if selection not in SELECTIONS:
+        raise UsageError(f"expected the selection {' or '.join(SELECTIONS)}, got {selection!r}")
     if not 0 < level < 1 or replicates < 1:
         raise UsageError(f"expected a level between 0 and 1 and 1 or more replicates, got {level} and {replicates}")
     if furthest < 0:
@@ -199,7 +200,7 @@ def _labelled(
         "correlation": ("Pearson correlation of changes between neighbouring checkpoints", "1"),
         "correlation_low": (f"lower end of its {level:.0%} interval, for that lag alone", "1"),
         "correlation_high": (f"upper end of its {level:.0%} interval, for that lag alone", "1"),
-        "p_value": ("p-value of the largest correlation over the lags", "1"),
+        "p_value": ("p-value of |correlation| at that lag against the largest over the lags by chance", "1"),
         "pairs": ("pairs of changes", "1"),
         "verdict": ("ok, or what the data lack", "1"),
     }
@@ -221,10 +222,8 @@ def _ratios(steps: Array, offsets: list[int]) -> dict[str, tuple[str, Array, dic
     ends = steps[1:]
     found = np.full((3, len(offsets)), np.nan)
     for i, lag in enumerate(offsets):
-        count = ends.size - abs(lag)
-        if count > 0:
-            of_driver, of_response = (ends[start : start + count] for start in (max(0, -lag), max(0, lag)))
-            ratio = of_response / of_driver
+        ratio = window(ends, lag) / window(ends, -lag)
+        if ratio.size:
             found[:, i] = np.median(ratio), ratio.min(), ratio.max()
     about = "ratio of the steps at which response and driver have changed"
     names = {"lag_ratio": f"median {about}", "lag_ratio_low": f"least {about}", "lag_ratio_high": f"largest {about}"}
@@ -240,5 +239,5 @@ def _definitions(by_depth: bool) -> dict[str, str]:
     return defined | {
         "change": "difference between neighbouring checkpoints",
         "interval": f"Fisher's z, standard error over resamples of moving {blocks}, Student's quantile",
-        "test": f"largest |correlation| over the lags against that of drivers shuffled in {blocks}",
+        "test": f"|correlation| at each lag against the largest over the lags with drivers shuffled in {blocks}",
     }

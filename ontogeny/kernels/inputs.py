@@ -9,12 +9,17 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ontogeny.errors import OntogenyError
 from ontogeny.kernels.mechanisms import Mechanism
 
 MaskMod = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 Output = Literal["fused", "sdpa"]
+
+# Indices, their version, and the size that they were within: a capture asks every layer for the same ones, and to look
+# at them is to wait for a GPU to finish all that it was given.
+_within: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,10 @@ def _broadcasts(shape: torch.Size, target: tuple[int, ...]) -> bool:
 def _check_indices(name: str, indices: Tensor, size: int) -> None:
     if indices.ndim != 1 or indices.is_floating_point() or indices.dtype == torch.bool:
         raise OntogenyError(f"{name}: expected a vector of indices, got {indices.dtype} {tuple(indices.shape)}")
+    known = None if indices.is_inference() else (indices._version, size)
+    if known is not None and _within.get(indices) == known:
+        return
     here = indices.cpu()  # one question to the device, not one for either end
     if len(here) and (int(here.min()) < 0 or int(here.max()) >= size):
         raise OntogenyError(f"{name}: expected indices from 0 to {size - 1}, got {indices.tolist()[:8]}")
+    _within[indices] = known

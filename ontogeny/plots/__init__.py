@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ontogeny.plots.ablation import loss
+from ontogeny.plots.effective_beta import effective_beta
 from ontogeny.plots.emergence import emergence
 from ontogeny.plots.events import events
 from ontogeny.plots.lags import lags
@@ -16,6 +17,7 @@ from ontogeny.plots.sites import massive_sites
 from ontogeny.plots.waivers import waivers
 
 __all__ = [
+    "effective_beta",
     "emergence",
     "events",
     "lags",

@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 import xarray as xr
 
 from ontogeny.errors import OntogenyError
+from ontogeny.fitting.correlation import LEAST_PAIRS
 from ontogeny.plots.measurements import series_name, shorten
 from ontogeny.plots.theme import ACCENT, KEY_SPACE, MUTED, PAPER, RULE, TITLE_SPACE, figure, lift_legend
 
@@ -26,7 +27,10 @@ def lags(found: xr.Dataset) -> go.Figure:
         raise OntogenyError("correlations of one depth can be drawn: expected found.sel(depth=...), got several depths")
     if not np.isfinite(found["correlation"].values).any():
         verdicts = ", ".join(sorted({str(verdict) for verdict in found["verdict"].values.ravel()}))
-        raise OntogenyError(f"there is no correlation to draw: expected one that was measured, they are {verdicts}")
+        raise OntogenyError(
+            f"there is no correlation to draw ({verdicts}): expected at least {LEAST_PAIRS} changes between "
+            "checkpoints of sinks or massive activations, and of clusters"
+        )
     drivers, responses = ([_words(name) for name in found[dim].values] for dim in ("driver", "response"))
     titles = [f"{response} after {driver}" for response in responses for driver in drivers]
     height = TITLE_SPACE + KEY_SPACE + 70 + _ROW * len(responses)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import xarray as xr
 
@@ -17,7 +19,17 @@ _PROBES = {  # how the names of a probe's variables begin
     "waivers": ("value_norm", "update_norm", "waiver_rate"),
     "secondary": ("secondary_",),
     "ablation": ("loss",),
-    "clusters": ("cluster_", "plateau_", "mean_cosine", "energy", "matrix_entropy", "anisotropy", "effective_rank"),
+    "effective_beta": ("effective_beta",),
+    "clusters": (
+        "cluster_",
+        "paired_",
+        "plateau_",
+        "mean_cosine",
+        "energy",
+        "matrix_entropy",
+        "anisotropy",
+        "effective_rank",
+    ),
     "massive": ("",),
 }
 _OF_ATTENTION = ("sinks", "waivers")
@@ -103,6 +115,14 @@ def massive_ratios(dataset: xr.Dataset) -> xr.DataArray:
     """
     require(dataset, "the massive ratio", "top_activation", "median_activation")
     return ratio_of_means(dataset)
+
+
+def width_of(dataset: xr.Dataset) -> int | None:
+    """The width of the residual stream, as the dataset's architecture states it; None where it states none."""
+    try:
+        return int(json.loads(str(dataset.attrs.get("arch")))["width"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def series_name(dataset: xr.Dataset) -> str:

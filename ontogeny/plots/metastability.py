@@ -9,11 +9,11 @@ import numpy as np
 import plotly.graph_objects as go
 import xarray as xr
 
-from ontogeny.dataset import HasDataset
+from ontogeny.dataset import SELECTIONS, HasDataset
 from ontogeny.errors import UsageError
 from ontogeny.plots.axes import StepAxis, checkpoint_labels, log_axis, step_axis, whole_numbers
 from ontogeny.plots.key import add_share_key
-from ontogeny.plots.measurements import dataset_of, pick, require, short_name
+from ontogeny.plots.measurements import dataset_of, pick, require, short_name, width_of
 from ontogeny.plots.theme import (
     ACCENT,
     DEPTH_SCALE,
@@ -28,7 +28,7 @@ from ontogeny.plots.theme import (
     lift_legend,
 )
 
-SELECTIONS = {"all": "all tokens", "without_sinks": "without sink tokens"}
+SELECTED = dict(zip(SELECTIONS, ("all tokens", "without sink tokens"), strict=True))
 THRESHOLD = 0.9
 _ROW = 170  # px
 _SPACING = 0.075
@@ -38,6 +38,7 @@ _BASELINES = {
     "_reordered": "reordered tokens",
     "_random": "random tokens",
 }
+_SAME_TOKENS = "_shuffled"  # the one baseline that is of the measured states' own tokens
 _LINES = {
     "": {"color": ACCENT, "width": 2.25},
     "_shuffled": {"color": MUTED, "width": 1.75, "dash": "dot"},
@@ -47,60 +48,83 @@ _LINES = {
 
 
 @dataclass(frozen=True)
+class _Sizes:
+    """What bounds numbers: tokens counted and tokens paired (checkpoint, depth), and the width of their states."""
+
+    tokens: np.ndarray
+    paired: np.ndarray
+    width: float
+
+
+@dataclass(frozen=True)
 class _Quantity:
-    """A quantity over depth: `scaled` makes it a colour in 0..1 from its values and the number of tokens."""
+    """A quantity over depth: `scaled` makes it a colour in 0..1 from its values and what they are bounded by."""
 
     name: str
     title: str
     colour_title: str
-    scaled: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    scaled: Callable[[np.ndarray, _Sizes], np.ndarray]
     at_threshold: bool = False
 
 
-def _over_log(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def _over_log(values: np.ndarray, most: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(tokens > 1, values / np.log(tokens), np.nan)
+        return np.where(most > 1, values / np.log(most), np.nan)
 
 
-def _share(values: np.ndarray, _tokens: np.ndarray) -> np.ndarray:
+def _share(values: np.ndarray, _sizes: _Sizes) -> np.ndarray:
     return values
 
 
-def _log_count(values: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+def _log_count(values: np.ndarray, sizes: _Sizes) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
-        return _over_log(np.log(values), tokens)
+        return _over_log(np.log(values), sizes.paired)
+
+
+def _entropy(values: np.ndarray, sizes: _Sizes) -> np.ndarray:
+    return _over_log(values, np.minimum(sizes.tokens, sizes.width))
 
 
 _QUANTITIES = (
     _Quantity("cluster_count", "clusters of tokens", "log count / log n", _log_count, at_threshold=True),
     _Quantity("plateau_share", "share of sequences in a plateau", "plateau share", _share, at_threshold=True),
     _Quantity("mean_cosine", "mean cosine", "mean cosine", _share),
-    _Quantity("matrix_entropy", "matrix entropy (nats)", "entropy / log n", _over_log),
+    _Quantity("matrix_entropy", "matrix entropy (nats)", "entropy / log min(n, d)", _entropy),
 )
 
 
 def metastability(scan: xr.Dataset | HasDataset, selection: str = "all", threshold: float = THRESHOLD) -> go.Figure:
-    """Clusters, plateaus, mean cosine and matrix entropy over step x depth, beside those of shuffled states.
+    """Clusters, plateaus, mean cosine and matrix entropy over step x depth, beside what baselines give.
 
     Clusters are connected components of tokens whose states have a cosine above `threshold`; a plateau is a run of
     depths with a constant count, more than one and fewer than the tokens, whose members persist (arXiv 2410.06833).
     Colours go from 0 to 1: of n tokens counts as log count / log n (0 one cluster, 1 each token alone), matrix entropy
-    (arXiv 2510.06477) over its bound log n, the others as they are. The columns to the right are the baselines: states
+    (arXiv 2510.06477) over its bound log min(n, d), the others as they are. Each column has its own n; d is the width
+    that the dataset's architecture states, or no bound without one. The columns to the right are the baselines: states
     with every dimension permuted over the tokens, and where they were measured the text's own tokens in random order,
-    and random tokens. `selection` is
-    "all" or "without_sinks". A single checkpoint gives profiles over depth. Raises OntogenyError where clusters were
-    not measured, UsageError for another selection.
+    and random tokens. `selection` is "all" or "without_sinks". A single checkpoint gives profiles over depth.
+
+    Raises OntogenyError where clusters were not measured, UsageError for another selection.
     """
     dataset = dataset_of(scan)
-    require(dataset, "metastability", *(quantity.name for quantity in _QUANTITIES), "cluster_tokens")
-    if selection not in SELECTIONS:
+    require(dataset, "metastability", *(quantity.name for quantity in _QUANTITIES))
+    if selection not in SELECTED:
         raise UsageError(f"expected the selection {' or '.join(SELECTIONS)}, got {selection!r}")
     chosen = dataset.sel(selection=selection)
     kinds = [kind for kind in _BASELINES if f"cluster_count{kind}" in dataset]
-    words = f"{short_name(dataset)}, {SELECTIONS[selection]}, threshold {threshold:g}"
+    words = f"{short_name(dataset)}, {SELECTED[selection]}, threshold {threshold:g}"
     if dataset.sizes["checkpoint"] == 1:
         return _profiles(chosen.isel(checkpoint=0), kinds, threshold, f"{words}, {checkpoint_labels(dataset)[0]}")
-    return _maps(chosen, kinds, threshold, f"{words}; n tokens")
+    width = width_of(dataset)
+    sizes = {kind: _sizes(chosen, kind, width) for kind in kinds}
+    return _maps(chosen, sizes, threshold, f"{words}; n tokens, width d" + (f" = {width}" if width else " not known"))
+
+
+def _sizes(dataset: xr.Dataset, kind: str, width: int | None) -> _Sizes:
+    names = [f"{name}{'' if kind == _SAME_TOKENS else kind}" for name in ("cluster_tokens", "paired_tokens")]
+    require(dataset, "metastability", *names)
+    tokens, paired = (dataset[name].transpose("checkpoint", "depth").values for name in names)
+    return _Sizes(tokens, paired, width or np.inf)
 
 
 def _values(dataset: xr.Dataset, quantity: _Quantity, kind: str, threshold: float) -> xr.DataArray | None:
@@ -111,17 +135,16 @@ def _values(dataset: xr.Dataset, quantity: _Quantity, kind: str, threshold: floa
     return pick(values, "threshold", threshold) if quantity.at_threshold else values
 
 
-def _maps(dataset: xr.Dataset, kinds: list[str], threshold: float, words: str) -> go.Figure:
+def _maps(dataset: xr.Dataset, sizes: dict[str, _Sizes], threshold: float, words: str) -> go.Figure:
     axis = step_axis(dataset)
-    titles = [_BASELINES[kind] if kind else one.colour_title for one in _QUANTITIES for kind in kinds]
+    titles = [_BASELINES[kind] if kind else one.colour_title for one in _QUANTITIES for kind in sizes]
     height = TITLE_SPACE + KEY_SPACE + PANEL_TITLE + 60 + _ROW * len(_QUANTITIES)
-    fig = figure("Metastability", words, height, titles, _SPACING, len(kinds))
-    tokens = dataset["cluster_tokens"].transpose("checkpoint", "depth").values
+    fig = figure("Metastability", words, height, titles, _SPACING, len(sizes))
     for row, quantity in enumerate(_QUANTITIES, start=1):
-        for column, kind in enumerate(kinds, start=1):
+        for column, (kind, bounds) in enumerate(sizes.items(), start=1):
             values = _values(dataset, quantity, kind, threshold)
             if values is not None:
-                _add_map(fig, axis, quantity, values.transpose("checkpoint", "depth"), tokens, row, column)
+                _add_map(fig, axis, quantity, values.transpose("checkpoint", "depth"), bounds, row, column)
     add_share_key(fig, "value of each panel, 0 to 1", lift=PANEL_TITLE)
     fig.update_layout(margin_t=fig.layout.margin.t + PANEL_TITLE)
     depths = dataset.sizes["depth"]
@@ -135,13 +158,13 @@ def _maps(dataset: xr.Dataset, kinds: list[str], threshold: float, words: str) -
 
 
 def _add_map(
-    fig: go.Figure, axis: StepAxis, quantity: _Quantity, values: xr.DataArray, tokens: np.ndarray, row: int, col: int
+    fig: go.Figure, axis: StepAxis, quantity: _Quantity, values: xr.DataArray, sizes: _Sizes, row: int, col: int
 ) -> None:
     depths = values["depth"].values
     fig.add_heatmap(
         x=axis.edges,
         y=depths,
-        z=quantity.scaled(values.values, tokens).T.astype(np.float32),
+        z=quantity.scaled(values.values, sizes).T.astype(np.float32),
         zmin=0,
         zmax=1,
         customdata=values.values.T.astype(np.float32),
@@ -164,6 +187,7 @@ def _profiles(dataset: xr.Dataset, kinds: list[str], threshold: float, words: st
             values = _values(dataset, quantity, kind, threshold)
             if values is not None:
                 _add_line(fig, quantity, kind, values, row)
+                _add_error(fig, dataset, quantity, kind, threshold)
                 drawn.append(values.values)
         if quantity.name == "cluster_count":
             fig.update_yaxes(**log_axis(np.concatenate(drawn)), row=row, col=1)
@@ -188,3 +212,11 @@ def _add_line(fig: go.Figure, quantity: _Quantity, kind: str, values: xr.DataArr
         row=row,
         col=1,
     )
+
+
+def _add_error(fig: go.Figure, dataset: xr.Dataset, quantity: _Quantity, kind: str, threshold: float) -> None:
+    """Bars of two standard errors at the line that was added last, where these were measured."""
+    name = f"{quantity.name}_error{kind}"
+    if name in dataset:
+        error = 2 * pick(dataset[name].astype(np.float64), "threshold", threshold)
+        fig.data[-1].error_y = {"type": "data", "array": error.values, "thickness": 1, "width": 2}

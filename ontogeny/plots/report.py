@@ -21,9 +21,10 @@ from ontogeny.errors import OntogenyError
 from ontogeny.fitting import lags as correlate
 from ontogeny.plots.ablation import loss
 from ontogeny.plots.axes import checkpoint_labels
+from ontogeny.plots.effective_beta import effective_beta
 from ontogeny.plots.lags import lags
 from ontogeny.plots.massive import drawable, massive_ratio
-from ontogeny.plots.measurements import dataset_of, require, series_name, shorten
+from ontogeny.plots.measurements import dataset_of, require, series_name, shorten, width_of
 from ontogeny.plots.metastability import metastability
 from ontogeny.plots.sinks import sink_heads, sink_rate
 from ontogeny.plots.sites import massive_sites
@@ -228,7 +229,8 @@ def _metastability_section(dataset: xr.Dataset, drawn: dict[str, go.Figure]) -> 
         "same number of clusters, more than one and fewer than n, and about the same members (metastability: arXiv "
         "2312.10794, 2410.06833). Matrix entropy falls where the states take few directions (the compression valley, "
         "arXiv 2510.06477). Shuffled states, each dimension permuted over the tokens, show what chance gives: a count "
-        "is told from it where the two differ. At depth 0 tokens with the same id are one cluster."
+        "is told from it where the two differ; the same tokens in random order show what their repetition gives. At "
+        "depth 0 tokens with the same id are one cluster, unless position embeddings were added."
     )
     parts = [
         _clusters(dataset, drawn, "all", "Clusters of all tokens", defined),
@@ -252,6 +254,18 @@ def _metastability_section(dataset: xr.Dataset, drawn: dict[str, go.Figure]) -> 
                 lambda: lags(correlate(dataset)),
             )
         )
+    if "effective_beta" in dataset.data_vars:
+        parts.append(
+            _figure(
+                drawn,
+                "effective-beta",
+                "Do heads attend by likeness?",
+                "Exploratory, of the last checkpoint: the slope between a head's logits and the inner products of the "
+                "normalised states that enter its block, and what the self-attention model (arXiv 2312.10794) would "
+                "make of the mean cosine with it. A yardstick, not a model of the network.",
+                lambda: effective_beta(dataset),
+            )
+        )
     return _section("Metastability", "\n".join(parts))
 
 
@@ -270,7 +284,7 @@ def _measured(dataset: xr.Dataset) -> str:
     model = [f"{dataset.sizes['depth'] - 1} layers"] if "depth" in dataset.sizes else []
     if "head" in dataset.sizes:
         model.append(f"{dataset.sizes['head']} head{'s' * (dataset.sizes['head'] != 1)} a layer")
-    width = _width(attrs.get("arch"))
+    width = width_of(dataset)
     if width:
         model.append(f"width {width}")
     if model:
@@ -279,13 +293,6 @@ def _measured(dataset: xr.Dataset) -> str:
         corpus = attrs.get("corpus", "corpus unknown")
         parts.append(f"measured on {attrs['sequences']} sequences of {attrs['length']} tokens ({corpus})")
     return "; ".join(parts) + "."
-
-
-def _width(arch: object) -> int | None:
-    try:
-        return int(json.loads(str(arch))["width"])
-    except (ValueError, KeyError, TypeError):
-        return None
 
 
 def _summary(dataset: xr.Dataset) -> str:
@@ -319,7 +326,7 @@ def _provenance(dataset: xr.Dataset) -> str:
     return (
         f"Made by Ontogeny{f' {version}' if version else ''} from the stored measurements. Definitions: sinks, arXiv "
         "2410.10781; waivers, arXiv 2407.01601 and 2410.13835; massive activations, arXiv 2402.17762; their ratio and "
-        "the curve of emergence, arXiv 2508.03616."
+        "the curve of emergence, arXiv 2508.03616; clusters, arXiv 2312.10794, 2410.06833 and 2510.06477."
     )
 
 

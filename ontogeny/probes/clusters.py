@@ -11,9 +11,10 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ontogeny.dataset import SELECTIONS
 from ontogeny.probes.capture import CLUSTERS, ClusterTrace, Trace
 from ontogeny.probes.capture.clusters import BETAS, SAMPLE_SEED, SHUFFLE_SEED, THRESHOLDS, sampled
-from ontogeny.probes.capture.selection import OUTLIER_NORM, SELECTIONS
+from ontogeny.probes.capture.selection import OUTLIER_NORM
 from ontogeny.probes.probe import ProbeSettings, Variable, mean_where, variable
 
 PLATEAU_PERSISTENCE = 0.9
@@ -41,7 +42,8 @@ class ClustersProbe:
     def dataset(self, arrays: Mapping[str, np.ndarray]) -> xr.Dataset:
         """The variables of `clusters` in docs/dataset.md."""
         shuffled = {name.removeprefix("shuffled_"): one for name, one in arrays.items() if name.startswith("shuffled_")}
-        variables = geometry(arrays) | _longest(arrays) | geometry(shuffled, "_shuffled", ", of shuffled states")
+        variables = geometry(arrays) | counts(arrays) | _longest(arrays)
+        variables |= geometry(shuffled, "_shuffled", ", of shuffled states")
         sequences = {"sequence": np.arange(len(arrays["tokens"]))}
         return xr.Dataset(variables, coordinates(arrays) | sequences, constants(self.settings.length))
 
@@ -80,18 +82,41 @@ def geometry(arrays: Mapping[str, np.ndarray], suffix: str = "", of: str = "") -
         name + suffix: variable(dims, over_sequences(values), long_name + of, units, source)
         for name, (dims, values, long_name, units, source) in found.items()
     }
+    variables[f"cluster_count_error{suffix}"] = variable(
+        linked, error_over_sequences(arrays["count"]), f"standard error of the clusters{of}", "1", METASTABILITY
+    )
     rank = over_sequences(arrays["effective_rank"])
     attributes = {"long_name": f"effective rank of the states{of}", "units": "1", "source": RANK_SOURCE}
     variables[f"effective_rank{suffix}"] = (("selection", "depth"), rank, attributes)
-    if not suffix:
-        tokens = over_sequences(arrays["tokens"].astype(np.float64))
-        variables["cluster_tokens"] = variable("selection depth", tokens, "tokens counted", "tokens", METASTABILITY)
     return variables
+
+
+def counts(arrays: Mapping[str, np.ndarray], suffix: str = "", of: str = "") -> dict[str, Variable]:
+    """How many tokens the numbers of `geometry` are of, means over sequences; shuffled states are as many as states."""
+    found = {
+        "cluster_tokens": ("tokens", "tokens counted"),
+        "paired_tokens": ("paired", "tokens whose pairs are taken"),
+    }
+    return {
+        name + suffix: variable(
+            "selection depth", over_sequences(arrays[field].astype(np.float64)), text + of, "tokens", METASTABILITY
+        )
+        for name, (field, text) in found.items()
+    }
 
 
 def over_sequences(values: np.ndarray) -> np.ndarray:
     """The mean over the sequences that have a value: (sequence, depth, selection, ...) -> (selection, depth, ...)."""
     return mean_where(~np.isnan(values), values).swapaxes(0, 1)
+
+
+def error_over_sequences(values: np.ndarray) -> np.ndarray:
+    """The standard error of that mean, likewise; NaN where fewer than two sequences have a value."""
+    there = ~np.isnan(values)
+    number = there.sum(axis=0)
+    squares = mean_where(there, (values - mean_where(there, values)) ** 2)
+    few = number < 2
+    return np.where(few, np.nan, np.sqrt(squares / np.where(few, 1, number - 1))).swapaxes(0, 1)
 
 
 @dataclass(frozen=True)
@@ -105,11 +130,11 @@ class Plateaus:
 def plateaus(arrays: Mapping[str, np.ndarray]) -> Plateaus:
     """Runs of two depths or more with one count of clusters, more than one and fewer than tokens, that persist.
 
-    The number of tokens is that of each depth. Persistence holds at every depth of the run but its first.
+    The number of tokens is that of each depth's paired ones. Persistence holds at every depth of the run but its first.
     """
     count, persistence = arrays["count"], arrays["persistence"]
     depths = count.shape[1]
-    several = (count > 1) & (count < arrays["tokens"][..., None])
+    several = (count > 1) & (count < arrays["paired"][..., None])
     goes_on = np.zeros(several.shape, bool)  # from the depth before
     same = count[:, 1:] == count[:, :-1]
     goes_on[:, 1:] = several[:, 1:] & several[:, :-1] & same & (persistence[:, 1:] >= PLATEAU_PERSISTENCE)

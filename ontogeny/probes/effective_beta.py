@@ -11,8 +11,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ontogeny.dataset import SELECTIONS
 from ontogeny.probes.capture import LOGITS, Trace
-from ontogeny.probes.capture.selection import OUTLIER_NORM, SELECTIONS
+from ontogeny.probes.capture.selection import OUTLIER_NORM
 from ontogeny.probes.probe import ProbeSettings, mean_where, variable
 
 PAPER = "2312.10794"

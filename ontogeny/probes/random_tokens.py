@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from ontogeny.probes.batches import Batches
 from ontogeny.probes.capture import CLUSTERS, run_pass
-from ontogeny.probes.clusters import constants, coordinates, geometry, stacked
+from ontogeny.probes.clusters import constants, coordinates, counts, geometry, stacked
 from ontogeny.probes.experiment import UnavailableError
 from ontogeny.probes.probe import ProbeSettings
 
@@ -37,8 +37,11 @@ class RandomTokensExperiment:
         ids = batches.ids
         random = _measured(model, batches, random_ids(ids, vocabulary), impl)
         reordered = _measured(model, batches, reordered_ids(ids), impl)
-        variables = geometry(random, "_random", ", of random tokens")
-        variables |= geometry(reordered, "_reordered", ", of the same tokens in random order")
+        sets = (
+            (random, "_random", ", of random tokens"),
+            (reordered, "_reordered", ", of the same tokens in random order"),
+        )
+        variables = {name: values for one in sets for name, values in (geometry(*one) | counts(*one)).items()}
         attributes = constants(self.settings.length) | {"random_tokens_seed": SEED}
         return xr.Dataset(variables, coordinates(random), attributes)
 

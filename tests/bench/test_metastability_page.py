@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
+import re
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.benchmark_scripts import benchmark_script
 
 
 @pytest.fixture(scope="module")
 def benchmark_():
-    spec = importlib.util.spec_from_file_location("metastability", ROOT / "benchmarks" / "metastability.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("metastability")
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +25,8 @@ def found(benchmark_):
 def test_the_page_holds_the_results_and_its_figures(benchmark_, found):
     page = benchmark_.PAGE.read_text()
     assert benchmark_.tables(found).strip() in page
-    for figure in benchmark_.FIGURES.glob("*.svg"):
-        assert f"(figures/{figure.name})" in page
+    shown = re.findall(r"!\[[^\]]+\]\(figures/([^)]+)\)", page)
+    assert shown and sorted(shown) == sorted(figure.name for figure in benchmark_.FIGURES.glob("*.svg"))
 
 
 def test_lifetimes_are_within_two_per_cent_and_their_growth_tends_to_the_exponential(found):

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def loaded(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+from tests.benchmark_scripts import benchmark_script
 
 
 @pytest.fixture(scope="module")
 def performance():
-    return loaded("performance")
+    return benchmark_script("performance")
 
 
 def test_the_page_shows_every_measured_number(performance):
@@ -40,7 +31,7 @@ def test_the_page_says_what_was_not_measured(performance):
 
 
 def test_the_page_shows_the_kernels_times():
-    kernels = loaded("kernels")
+    kernels = benchmark_script("kernels")
     page = kernels.PAGE.read_text()
     assert list(kernels.RESULTS.glob("*.json"))
     assert kernels.tables().strip() in page

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ontogeny.bench.models import ModelCase
-
-ROOT = Path(__file__).parents[2]
+from tests.benchmark_scripts import benchmark_script
 
 
 @pytest.fixture(scope="module")
 def cost():
-    spec = importlib.util.spec_from_file_location("probes_cost", ROOT / "benchmarks" / "probes.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("probes")
 
 
 def test_all_ways_run_the_same_tokens_and_ours_measures(cost):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -12,18 +11,13 @@ import pytest
 
 from ontogeny.dynamics.published.release import RELEASE
 from ontogeny.fitting import EmergenceCurve
+from tests.benchmark_scripts import benchmark_script
 from tests.hub_server import Repository, serve
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pythia_table1.py"
 
 
 @pytest.fixture(scope="module")
 def table1() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("pythia_table1", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("pythia_table1")
 
 
 def test_the_bundled_curves_are_fitted_at_least_that_well(table1: ModuleType) -> None:
@@ -34,7 +28,7 @@ def test_the_bundled_curves_are_fitted_at_least_that_well(table1: ModuleType) ->
 
 
 def run(table1: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--full", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["pythia_table1.py", "--full", *map(str, arguments)])
     table1.main()
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,19 +13,14 @@ import torch
 from ontogeny import measure
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.trace import Pass, ResidualTrace, Trace
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+from tests.benchmark_scripts import benchmark_script
 
 
 @pytest.fixture(scope="module")
 def sweep():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "path", list(sys.path))
-        spec = importlib.util.spec_from_file_location("sweep", BENCHMARKS / "sweep.py")
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "sweep", module)
-        spec.loader.exec_module(module)
-        yield module
+        yield benchmark_script("sweep")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom, pearsonr
 
-from ontogeny.fitting.correlation import LEAST_PAIRS, correlate
+from ontogeny.fitting.correlation import LEAST_PAIRS, correlate, window
 
 LAGS = range(-3, 4)
 
@@ -51,6 +51,22 @@ def test_intervals_hold_the_correlation_as_often_as_stated(phi: float, rho: floa
     found = [correlate(one, other[None], [0], 0.95, 199) for one, other in zip(drivers, series, strict=True)]
     inside = sum(bool(one.low[0, 0] <= rho <= one.high[0, 0]) for one in found)
     assert inside >= binom.ppf(0.001, trials, 0.95), inside / trials
+
+
+def test_every_lag_has_its_own_p_value_of_the_largest_by_chance() -> None:
+    rng = np.random.default_rng(1)
+    driver, series = rng.normal(size=25), rng.normal(size=(1, 25))
+    found, alone = correlate(driver, series, LAGS, 0.95, 1999), correlate(driver, series, [3], 0.95, 1999)
+    order = np.argsort(-np.abs(found.correlation[0]))
+    assert (np.diff(found.p_value[0, order]) >= 0).all() and np.ptp(found.p_value) > 0.2
+    assert found.correlation[0, -1] == alone.correlation[0, 0]
+    assert found.p_value[0, -1] > alone.p_value[0, 0] + 0.05  # the largest of seven by chance, against one
+
+
+@pytest.mark.parametrize("offset", [-30, -25, -3, 0, 2, 25, 30])
+def test_windows_of_partners_are_alike_in_length_and_offset_apart(offset: int) -> None:
+    later, earlier = (window(np.arange(25), one) for one in (offset, -offset))
+    assert later.size == earlier.size == max(0, 25 - abs(offset)) and (later - earlier == offset).all()
 
 
 @pytest.mark.parametrize("lag", [-2, 0, 3])

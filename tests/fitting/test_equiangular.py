@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import xarray as xr
 from scipy.integrate import quad, solve_ivp
 
 import ontogeny
-from ontogeny.errors import UsageError
+from ontogeny.dynamics.particles.two_body import two_body_time
+from ontogeny.errors import OntogenyError, UsageError
 from ontogeny.fitting import equiangular_flow
 
 
@@ -59,6 +61,23 @@ def test_long_lifetimes_are_those_of_the_integral(flow):
     time = quad(slowness, start, end, epsabs=0, epsrel=1e-12)[0]
     assert time > 50
     np.testing.assert_allclose(equiangular_flow(start, beta, time, n, flow), end, rtol=1e-8)
+
+
+@pytest.mark.parametrize("flow", ["sa", "usa"])
+def test_of_two_particles_it_undoes_the_time_in_closed_form(flow):
+    start, end = np.array([-0.6, 0.0, 0.7]), np.array([0.1, 0.8, 0.99])
+    beta = np.array([[0.5], [3.0], [12.0]])
+    time = two_body_time(beta, start, end, flow)
+    assert time.max() > 1e3
+    np.testing.assert_allclose(equiangular_flow(start, beta, time, 2, flow), np.tile(end, (3, 1)), rtol=1e-8)
+
+
+def test_an_integration_that_fails_is_no_fault_of_the_arguments(monkeypatch):
+    failed = SimpleNamespace(success=False, message="Required step size is less than spacing between numbers.")
+    monkeypatch.setattr("ontogeny.fitting.equiangular.solve_ivp", lambda *_, **__: failed)
+    with pytest.raises(OntogenyError, match=r"could not be integrated .*: Required step size") as caught:
+        equiangular_flow(0.2, 1.0, 1.0, 5)
+    assert not isinstance(caught.value, UsageError)
 
 
 def test_the_flow_rests_at_its_ends_goes_on_from_where_it_was_and_broadcasts():

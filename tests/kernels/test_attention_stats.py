@@ -284,6 +284,18 @@ def test_what_does_not_fit_is_refused(change, words):
         attention_stats(**{**problem(seed=8, causal=True), **change})
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_indices_that_fitted_are_refused_where_they_no_longer_do(inference):
+    with torch.inference_mode(inference):
+        rows = torch.tensor([3, 36])
+        attention_stats(**problem(seed=8, causal=True), rows=rows)
+        with pytest.raises(OntogenyError, match="rows: expected indices from 0 to 19"):
+            attention_stats(**problem(seed=8, causal=True, length=20), rows=rows)
+        rows += 1
+        with pytest.raises(OntogenyError, match="rows: expected indices from 0 to 36"):
+            attention_stats(**problem(seed=8, causal=True), rows=rows)
+
+
 @pytest.mark.parametrize("sinks", [False, True])
 @pytest.mark.parametrize("impl", ["blocked", "reference"])
 def test_nan_in_the_input_shows_in_every_number_of_the_rows_that_see_it(impl, sinks):

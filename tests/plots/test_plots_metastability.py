@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from tests.plots.test_plots_report import array, read
 from tests.synthetic import POCKET_STEPS, scan_dataset, with_clusters
 
 QUANTITIES = ("cluster_count", "plateau_share", "mean_cosine", "matrix_entropy")
+KINDS = ("", "_shuffled", "_reordered", "_random")
 
 
 @pytest.fixture(scope="module")
 def dataset() -> xr.Dataset:
-    return with_clusters(scan_dataset(layers=4))
+    return with_clusters(scan_dataset(layers=4, width=58))
 
 
 def measured(dataset: xr.Dataset, name: str, selection: str, threshold: float) -> xr.DataArray:
@@ -30,18 +32,26 @@ def measured(dataset: xr.Dataset, name: str, selection: str, threshold: float) -
 
 def test_maps_show_each_quantity_beside_its_baselines(dataset: xr.Dataset) -> None:
     fig = plots.metastability(dataset, "without_sinks", 0.99)
-    assert len(fig.data) == 12
-    names = [f"{quantity}{kind}" for quantity in QUANTITIES for kind in ("", "_shuffled", "_random")]
-    for trace, name in zip(fig.data, names, strict=True):
-        values = measured(dataset, name, "without_sinks", 0.99).transpose("depth", "checkpoint").values
+    assert len(fig.data) == 16
+    for trace, (quantity, kind) in zip(fig.data, product(QUANTITIES, KINDS), strict=True):
+        values = measured(dataset, quantity + kind, "without_sinks", 0.99).transpose("depth", "checkpoint").values
         np.testing.assert_allclose(trace.customdata, values, rtol=1e-6)
         assert (trace.zmin, trace.zmax) == (0, 1) and len(trace.x) == len(POCKET_STEPS) + 1
-        scaled = np.log(values) if name.startswith("cluster_count") else values
-        bounded = name.startswith(("cluster_count", "matrix_entropy"))
-        np.testing.assert_allclose(trace.z, scaled / np.log(60) if bounded else scaled, rtol=1e-5)
-    titles = [note.text for note in fig.layout.annotations[:3]]
-    assert titles == ["log count / log n", "shuffled", "random tokens"]
-    assert "without sink tokens, threshold 0.99" in fig.layout.title.subtitle.text
+        tokens = {"_reordered": 57, "_random": 55}.get(kind, 60)
+        if quantity == "cluster_count":
+            values = np.log(values) / np.log(tokens - 10)
+        if quantity == "matrix_entropy":
+            values = values / np.log(min(tokens, 58))
+        np.testing.assert_allclose(trace.z, values, rtol=1e-5)
+    titles = [note.text for note in fig.layout.annotations[:4]]
+    assert titles == ["log count / log n", "shuffled states", "reordered tokens", "random tokens"]
+    assert "without sink tokens, threshold 0.99; n tokens, width d = 58" in fig.layout.title.subtitle.text
+
+
+def test_without_a_width_entropy_is_bounded_by_the_tokens_alone_and_that_is_said(dataset: xr.Dataset) -> None:
+    fig = plots.metastability(dataset.drop_attrs(deep=False).assign_attrs(source="somewhere"))
+    np.testing.assert_allclose(fig.data[12].z, dataset.matrix_entropy[:, 0].T / np.log(60), rtol=1e-5)
+    assert "width d not known" in fig.layout.title.subtitle.text
 
 
 def test_random_tokens_are_drawn_only_where_they_were_measured() -> None:
@@ -52,17 +62,27 @@ def test_random_tokens_are_drawn_only_where_they_were_measured() -> None:
 
 def test_one_token_gives_no_number_instead_of_a_division_by_zero() -> None:
     dataset = with_clusters(scan_dataset())
-    dataset["cluster_tokens"][:, :, 2] = 1
-    assert np.isnan(plots.metastability(dataset).data[0].z[2]).all()
+    dataset["cluster_tokens"][:, :, 2] = dataset["paired_tokens"][:, :, 2] = 1
+    fig = plots.metastability(dataset)
+    assert np.isnan(fig.data[0].z[2]).all() and np.isnan(fig.data[12].z[2]).all()
 
 
 def test_a_single_checkpoint_gives_profiles_with_dotted_and_dashed_baselines() -> None:
     dataset = with_clusters(scan_dataset((143_000,), layers=5))
     fig = plots.metastability(dataset)
-    assert [trace.name for trace in fig.data[:3]] == ["measured", "shuffled", "random tokens"]
-    assert [trace.line.dash for trace in fig.data[:3]] == [None, "dot", "dash"]
-    for trace, name in zip(fig.data[::3], QUANTITIES, strict=True):
-        np.testing.assert_allclose(trace.y, measured(dataset, name, "all", 0.9).values[0], rtol=1e-6)
+    assert [trace.name for trace in fig.data[:4]] == [
+        "measured",
+        "shuffled states",
+        "reordered tokens",
+        "random tokens",
+    ]
+    assert [trace.line.dash for trace in fig.data[:4]] == [None, "dot", "dash", "dash"]
+    for trace, (quantity, kind) in zip(fig.data, product(QUANTITIES, KINDS), strict=True):
+        np.testing.assert_allclose(trace.y, measured(dataset, quantity + kind, "all", 0.9).values[0], rtol=1e-6)
+    for trace, kind in zip(fig.data[:4], KINDS, strict=True):
+        error = measured(dataset, f"cluster_count_error{kind}", "all", 0.9).values[0]
+        np.testing.assert_allclose(trace.error_y.array, 2 * error, rtol=1e-6)
+    assert fig.data[4].error_y.array is None
     assert fig.layout.yaxis.type == "log" and "step 143,000" in fig.layout.title.subtitle.text
 
 
@@ -71,6 +91,8 @@ def test_what_was_not_measured_or_is_no_choice_is_said(dataset: xr.Dataset) -> N
         plots.metastability(scan_dataset())
     with pytest.raises(OntogenyError, match="no `matrix_entropy`; scan again with the probe `clusters`"):
         plots.metastability(dataset.drop_vars("matrix_entropy"))
+    with pytest.raises(OntogenyError, match="no `paired_tokens_random`; scan again"):
+        plots.metastability(dataset.drop_vars("paired_tokens_random"))
     with pytest.raises(UsageError, match="expected the selection all or without_sinks, got 'sinks'"):
         plots.metastability(dataset, "sinks")
     with pytest.raises(OntogenyError, match=r"threshold 0.5 was not measured: expected one of 0.9, 0.99, 0.999"):
@@ -100,7 +122,9 @@ def test_lags_have_a_panel_for_each_pair_and_fill_what_is_significant(dataset: x
 def test_lags_that_cannot_be_drawn_are_refused(dataset: xr.Dataset) -> None:
     with pytest.raises(OntogenyError, match=r"expected found.sel\(depth=...\)"):
         plots.lags(ontogeny.lags(dataset, by_depth=True, replicates=9))
-    with pytest.raises(OntogenyError, match=r"no correlation to draw: .* they are too few checkpoints"):
+    with pytest.raises(
+        OntogenyError, match=r"no correlation to draw .too few checkpoints.: expected at least 8 changes"
+    ):
         plots.lags(ontogeny.lags(dataset.isel(checkpoint=slice(4)), replicates=9))
 
 

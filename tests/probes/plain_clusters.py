@@ -69,7 +69,7 @@ def plain_over_depth(states, valid, kind, shuffle):
     for state in states:
         places = plain_selections(state, valid)[kind]
         one, before = plain_geometry(plain_shuffled(state, places, valid) if shuffle else state, places, before)
-        found.append(one | {"tokens": len(places)})
+        found.append(one | {"tokens": len(places), "paired": len(places)})
     return {name: np.array([one[name] for one in found], dtype=float) for name in found[0]}
 
 
@@ -91,7 +91,7 @@ def plain_plateaus(count, persistence, tokens):
 def plain_share(one):
     """1 where a sequence is in a plateau, 0 elsewhere: (D, 3), of its measures over depth."""
     each = [
-        plain_plateaus(count, rand, one["tokens"])
+        plain_plateaus(count, rand, one["paired"])
         for count, rand in zip(one["count"].T, one["persistence"].T, strict=True)
     ]
     return np.array([[length > 0 for _, length in bound] for bound in each]).T

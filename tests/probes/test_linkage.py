@@ -9,8 +9,9 @@ from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import DBSCAN, AgglomerativeClustering
 from sklearn.metrics import adjusted_rand_score
 
-from ontogeny.probes.capture.clusters import THRESHOLDS, directions
+from ontogeny.probes.capture.clusters import THRESHOLDS
 from ontogeny.probes.capture.linkage import adjusted_rand, linked
+from ontogeny.probes.capture.sphere import directions
 
 
 def everything(points):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from ontogeny.probes.capture.selection import OUTLIER_NORM, SELECTIONS, selections
+from ontogeny.dataset import SELECTIONS
+from ontogeny.probes.capture.selection import OUTLIER_NORM, selections
 
 
 def plain(states, valid):

@@ -55,11 +55,11 @@ class Swept:
 
 def sweep(inputs: AttentionInputs) -> Swept:
     """All kernels, for inputs that they are made for."""
-    shared = _shared(inputs)
+    shared = shared_arguments(inputs)
     norm = torch.linalg.vector_norm(inputs.v, dim=-1, dtype=torch.float32)
     with torch.cuda.device(inputs.q.device) if inputs.q.is_cuda else contextlib.nullcontext():
-        output, rows = _run_forward(inputs, shared)
-        column_mass = _run_columns(inputs, shared, rows["LSE"])
+        output, rows = run_forward(inputs, shared)
+        column_mass = run_columns(inputs, shared, rows["LSE"])
         distance, weighted = _run_means(inputs, shared, rows, column_mass, norm)
         chosen_rows = None if inputs.rows is None else _run_map(inputs, shared, rows["LSE"], rows=inputs.rows)
         chosen_columns = None
@@ -78,7 +78,7 @@ def sweep(inputs: AttentionInputs) -> Swept:
     )
 
 
-def _run_forward(inputs: AttentionInputs, shared: dict[str, Any]) -> tuple[Tensor | None, dict[str, Tensor]]:
+def run_forward(inputs: AttentionInputs, shared: dict[str, Any]) -> tuple[Tensor | None, dict[str, Tensor]]:
     """The output, and the rows' statistics by the names that the kernel has for them."""
     size = inputs.v.shape[-1]
     width = max(padded(size), shared["BLOCK_D"])
@@ -109,7 +109,7 @@ def _run_forward(inputs: AttentionInputs, shared: dict[str, Any]) -> tuple[Tenso
     return None if output is None else output.to(inputs.q.dtype), rows
 
 
-def _run_columns(inputs: AttentionInputs, shared: dict[str, Any], lse: Tensor) -> Tensor:
+def run_columns(inputs: AttentionInputs, shared: dict[str, Any], lse: Tensor) -> Tensor:
     chosen = column_configuration(shared["BLOCK_D"], inputs.q.dtype, _shared_memory(inputs.q.device))
     column_mass = _empty(inputs.q, *inputs.q.shape[:2], inputs.keys)
     column_kernel[_grid(inputs, inputs.keys, chosen.block_n)](
@@ -159,8 +159,8 @@ def _run_map(
         **{name: value for name, value in shared.items() if name != "SPANS"},
         LSE=lse,
         MAP=part,
-        ROWS=rows,
-        COLUMNS=columns,
+        ROWS=None if rows is None else rows.contiguous(),
+        COLUMNS=None if columns is None else columns.contiguous(),
         rows=height,
         columns=width,
         BLOCK_M=chosen.block_m,
@@ -170,7 +170,7 @@ def _run_map(
     return part
 
 
-def _shared(inputs: AttentionInputs) -> dict[str, Any]:
+def shared_arguments(inputs: AttentionInputs) -> dict[str, Any]:
     """The arguments that F, C and the map's kernel take."""
     q, k = _rows_whole(inputs.q), _rows_whole(inputs.k)
     unit = math.log2(math.e) if inputs.mechanism.name != "relu" else 1.0

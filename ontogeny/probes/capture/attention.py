@@ -16,6 +16,7 @@ from ontogeny.errors import OntogenyError
 from ontogeny.kernels import attention, attention_stats
 from ontogeny.probes.capture.logits import EnteringStates, OfRows
 from ontogeny.probes.capture.masks import Pattern, Visibility, read_pattern
+from ontogeny.probes.capture.queries import Queries
 from ontogeny.probes.capture.reduce import reduce_attention
 from ontogeny.probes.capture.routing import NAME, AskedOfLayer, Route, route_through, running
 from ontogeny.probes.capture.settings import AttentionSettings
@@ -111,41 +112,49 @@ def _measured(
     query: Tensor, key: Tensor, value: Tensor, call: dict[str, Any], settings: AttentionSettings, asked: AskedOfLayer
 ) -> tuple[Tensor, AttentionTrace]:
     """A layer's output and what its trace keeps; `call` are the arguments that decide its scores."""
-    batch, heads, length, _ = query.shape
-    valid = call["mask"]
-    if valid is None:
-        valid = torch.ones(batch, length, dtype=torch.bool, device=query.device)
-        sampled = RealRows.whole(batch, length, query.device)
-    else:
-        sampled = RealRows.of(valid)
+    heads, length = query.shape[1:3]
+    alike = (query.shape[:3], query.device, call["causal"], call["window"], id(call["mask"]))
+    if alike not in asked.shared:
+        asked.shared[alike] = _seen_and_queries(query, call, settings)
+    seen, queries = asked.shared[alike]
+    rows = queries.sampled.asked
     stats = attention_stats(
         query,
         key,
         value,
         **call,
-        rows=torch.arange(length, device=query.device) if asked.whole else sampled.asked,
+        rows=torch.arange(length, device=query.device) if asked.whole else rows,
         columns=torch.tensor(asked.columns, device=query.device) if asked.columns else None,
         impl=settings.impl,
         output=settings.output,
     )
     assert stats.rows is not None
-    seen = Visibility(Pattern(call["causal"], call["window"]), valid, heads, settings.mask_mod)
     trace = reduce_attention(
         stats,
-        rows=sampled.pick(stats.rows[:, :, sampled.asked] if asked.whole else stats.rows),
-        row_length=sampled.pick(seen.of_rows(sampled.asked).sum(-1)),
-        seeing=seen.seeing_rows(),
-        valid=valid,
+        queries,
+        rows=stats.rows[:, :, rows] if asked.whole else stats.rows,
         whole=stats.rows if asked.keep_map else None,
     )
     if asked.walk_ids is not None:
-        trace = replace(trace, walk_entropy=walk_entropy(stats.rows, asked.walk_ids, valid))
+        trace = replace(trace, walk_entropy=walk_entropy(stats.rows, asked.walk_ids, seen.valid))
     if asked.entering is not None:
-        alike = seen if settings.mask_mod is not None else replace(seen, heads=1)
-        states = EnteringStates.of(asked.entering, valid)
-        found = states.slopes(_logits(query, key, call), alike.of_rows, heads)
+        of_heads = seen if settings.mask_mod is not None else replace(seen, heads=1)
+        states = EnteringStates.of(asked.entering, seen.valid)
+        found = states.slopes(_logits(query, key, call), of_heads.of_rows, heads)
         trace = replace(trace, logit_slope=found.slope, logit_r2=found.r2)
     return stats.output, trace
+
+
+def _seen_and_queries(query: Tensor, call: dict[str, Any], settings: AttentionSettings) -> tuple[Visibility, Queries]:
+    batch, heads, length, _ = query.shape
+    valid = call["mask"]
+    if valid is None:
+        valid = torch.ones(batch, length, dtype=torch.bool, device=query.device)
+        sampled = RealRows.whole(length, query.device)
+    else:
+        sampled = RealRows.of(valid)
+    seen = Visibility(Pattern(call["causal"], call["window"]), valid, heads, settings.mask_mod)
+    return seen, Queries.of(valid, sampled, seen.of_rows(sampled.asked), seen.seeing_rows())
 
 
 def _logits(query: Tensor, key: Tensor, call: dict[str, Any]) -> OfRows:

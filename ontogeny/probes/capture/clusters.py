@@ -16,6 +16,7 @@ from ontogeny.probes.capture.finite import require_finite
 from ontogeny.probes.capture.linkage import adjusted_rand, linked
 from ontogeny.probes.capture.selection import selections
 from ontogeny.probes.capture.spectrum import spectral_measures
+from ontogeny.probes.capture.sphere import directions
 from ontogeny.probes.capture.trace import ClusterTrace
 
 BETAS = (1.0, 2.0, 4.0, 8.0)
@@ -61,36 +62,34 @@ class ClusterStream:
         return found, ClusterTrace(**baseline)
 
     def _measured(self, name: str, state: Tensor, counted: Tensor) -> ClusterTrace:
-        """The geometry of states (B, T, d) for counted tokens (B, S, T), and how it hangs on the last one's `name`."""
+        """The geometry of states (B, T, d) for counted tokens (B, S, T).
+
+        Persistence is from the memberships of the depth before that were kept under `name`.
+        """
         point = directions(state)
         cosine = mean_cosine(point, counted)
         entropy, anisotropy, rank = spectral_measures(state, counted)
+        tokens = counted.sum(-1, dtype=torch.int32)
         if self._sample is not None:
             point = point.gather(1, self._sample[..., None].expand(-1, -1, point.shape[-1]))
             counted = counted.gather(2, self._sample[:, None].expand(-1, counted.shape[1], -1))
-        few = counted.sum(-1) < 2
+        paired = counted.sum(-1, dtype=torch.int32)
+        few, few_paired = tokens < 2, (paired < 2)[..., None]
         energies, members = pairwise(point, counted)
         before, self._members[name] = self._members.get(name), members
         count = members.amax(-1).double()
         persistence = torch.full_like(count, torch.nan) if before is None else adjusted_rand(before, members)
         return ClusterTrace(
-            tokens=counted.sum(-1, dtype=torch.int32),
+            tokens=tokens,
+            paired=paired,
             mean_cosine=cosine.masked_fill(few, torch.nan),
-            energy=energies.masked_fill(few[..., None], torch.nan),
-            count=count.masked_fill(few[..., None], torch.nan),
+            energy=energies.masked_fill(few_paired, torch.nan),
+            count=count.masked_fill(few_paired, torch.nan),
             persistence=persistence,
             matrix_entropy=entropy.masked_fill(few, torch.nan),
             anisotropy=anisotropy.masked_fill(few, torch.nan),
             effective_rank=rank.masked_fill(few, torch.nan),
         )
-
-
-def directions(state: Tensor) -> Tensor:
-    """The states (B, T, d) on the unit sphere; a zero state has no direction and stays zero: its cosines are 0."""
-    largest = state.abs().amax(-1, keepdim=True)
-    scaled = state / largest.masked_fill(largest == 0, 1)  # whose squares neither overflow nor vanish
-    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-    return scaled / norm.masked_fill(norm == 0, 1)
 
 
 def mean_cosine(point: Tensor, counted: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ontogeny.probes.capture.selection import selections
+from ontogeny.probes.capture.sphere import directions
 
 LEAST_SPREAD = 1e-6  # of inner products in a row; closer ones are equal but for the rounding of float32 states
 MASS_TOLERANCE = 0.02  # of a softmax row's sum, maps in bfloat16 included
@@ -43,9 +44,7 @@ class EnteringStates:
         wide = state.double()
         if valid is not None:
             wide = wide.masked_fill(~valid[..., None], 0)
-        scaled = wide / wide.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-        norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
-        return cls(scaled / norm.masked_fill(norm == 0, 1), selections(state, valid))
+        return cls(directions(wide), selections(state, valid))
 
     def slopes(self, logits: OfRows, seen: OfRows, heads: int) -> LogitSlopes:
         """The slope of each sequence and head, over all pairs of a query and another key that it sees.

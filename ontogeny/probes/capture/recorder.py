@@ -14,8 +14,10 @@ from ontogeny.errors import OntogenyError
 from ontogeny.kernels.attention import Implementation
 from ontogeny.kernels.inputs import Output
 from ontogeny.probes.capture.inputs import PassInputs
+from ontogeny.probes.capture.masks import Visibility
 from ontogeny.probes.capture.modules import find_attention, find_blocks, find_owner, outside_the_interface
 from ontogeny.probes.capture.projection import UpdateNorms
+from ontogeny.probes.capture.queries import Queries
 from ontogeny.probes.capture.residual import ResidualRecorder
 from ontogeny.probes.capture.routing import ADVICE, AskedOfLayer, Route, route_of, routed
 from ontogeny.probes.capture.settings import AttentionSettings
@@ -67,6 +69,7 @@ class AttentionRecorder:
     def begin(self, ids: Tensor | None) -> None:
         """A pass on the token ids (B, T) begins; what an unfinished one left is dropped."""
         self.ids = ids
+        self.shared: dict[Any, tuple[Visibility, Queries]] = {}
         self.traces: dict[nn.Module, list[AttentionTrace]] = {module: [] for module in self.modules}
         self.norms.begin()
 
@@ -79,7 +82,8 @@ class AttentionRecorder:
         """What is to be kept of this module's map; one that no block owns raises OntogenyError."""
         layer = self._layer(module)
         walk_ids = self.ids if WALKS in self.wanted.needs else None
-        return AskedOfLayer(layer in self.wanted.maps, self.wanted.columns, walk_ids, self.residual.entering(layer))
+        entering = self.residual.entering(layer)
+        return AskedOfLayer(layer in self.wanted.maps, self.wanted.columns, walk_ids, entering, self.shared)
 
     def record(self, module: nn.Module, trace: AttentionTrace, output: Tensor, value: Tensor) -> None:
         """Keep one call's trace; `output` (B, T, H, dv) is what the call hands on, mixed of `value` (B, Hkv, T, dv)."""

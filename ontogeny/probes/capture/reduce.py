@@ -9,35 +9,33 @@ from torch import Tensor
 
 from ontogeny.kernels import AttentionStats
 from ontogeny.kernels.maps import map_statistics
+from ontogeny.probes.capture.queries import Queries
 from ontogeny.probes.capture.routing import AskedOfLayer
 from ontogeny.probes.capture.support import RealRows, support_size
 from ontogeny.probes.capture.trace import AttentionTrace
 from ontogeny.probes.capture.walks import walk_entropy
 
 
-def reduce_attention(
-    stats: AttentionStats, rows: Tensor, row_length: Tensor, seeing: Tensor, valid: Tensor, whole: Tensor | None
-) -> AttentionTrace:
+def reduce_attention(stats: AttentionStats, queries: Queries, rows: Tensor, whole: Tensor | None) -> AttentionTrace:
     """Means over the query rows that see a key, and the support of the sampled rows.
 
-    `rows` (B, H, R, T): the map's sampled rows; `row_length` (B, H, R): the keys that they may see; `seeing` (B, H):
-    how many rows see a key; `valid` (B, T): what is no padding; `whole`: the map, where it is to be kept.
+    `rows` (B, H, U, T): the map's rows `queries.sampled.asked`; `whole`: the map, where it is to be kept.
     """
-    count = seeing.clamp_min(1)
-    first = valid.int().argmax(1)
+    per_row = torch.stack([stats.entropy, stats.row_max, stats.participation, stats.mass])
+    entropy, row_max, participation, mass = per_row.sum(-1) / queries.seeing
     return AttentionTrace(
         column_mass=stats.column_mass,
         visible_rows=stats.visible_rows,
         value_norm=stats.value_norm,
-        entropy=stats.entropy.sum(-1) / count,
-        row_max=stats.row_max.sum(-1) / count,
-        participation=stats.participation.sum(-1) / count,
-        mass=stats.mass.sum(-1) / count,
+        entropy=entropy,
+        row_max=row_max,
+        participation=participation,
+        mass=mass,
         distance=stats.distance,
-        first_share=stats.column_mass[torch.arange(len(first), device=first.device), :, first] / count,
-        support=support_size(rows),
-        row_length=row_length,
-        tokens=valid.sum(1, dtype=torch.int32),
+        first_share=stats.column_mass.gather(-1, queries.first).squeeze(-1) / queries.seeing,
+        support=support_size(queries.sampled.pick(rows)),
+        row_length=queries.row_length,
+        tokens=queries.tokens,
         map=whole,
         columns=stats.columns,
     )
@@ -60,10 +58,8 @@ def reduce_map(
     rows = RealRows.of(valid)
     trace = reduce_attention(
         map_statistics(attention, seen, values, output, sink),
-        rows=rows.pick(attention[:, :, rows.asked]),
-        row_length=rows.pick(seen[:, :, rows.asked].sum(-1)),
-        seeing=seen.any(-1).sum(-1),
-        valid=valid,
+        Queries.of(valid, rows, seen[:, :, rows.asked], seen.any(-1).sum(-1)),
+        rows=attention[:, :, rows.asked],
         whole=attention if asked.keep_map else None,
     )
     return replace(

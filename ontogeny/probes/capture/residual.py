@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ontogeny.errors import OntogenyError
 from ontogeny.probes.capture.clusters import ClusterStream
 from ontogeny.probes.capture.contexts import EqualTokens
-from ontogeny.probes.capture.order import lower_median
+from ontogeny.probes.capture.order import largest_and_median
 from ontogeny.probes.capture.trace import ResidualTrace
 
 RANKS = 3
@@ -98,14 +98,12 @@ def reduce_residual(
     """
     state = hidden if hidden.dtype == torch.float64 else hidden.float()
     size = state.abs()
+    cosine = _first_cosine(state, size, valid)
+    width, counted = hidden.shape[-1], None
     if valid is not None:
-        size = size.masked_fill(~valid[..., None], -1.0)
-    if valid is None:
-        median = lower_median(size.flatten(1))
-    else:
-        median = torch.stack([lower_median(row[keep].flatten()) for row, keep in zip(size, valid, strict=True)])
-    values, indices = _largest(size.flatten(1), RANKS)
-    width = hidden.shape[-1]
+        size.masked_fill_(~valid[..., None], -1.0)
+        counted = valid.sum(1) * width
+    values, indices, median = largest_and_median(size.flatten(1), RANKS, counted)
     nearest, mean = (None, None) if equal is None else equal.distances(state)
     geometry, baseline = (None, None) if clusters is None else clusters.reduce(state)
     return ResidualTrace(
@@ -113,7 +111,7 @@ def reduce_residual(
         top_position=(indices // width).to(torch.int32),
         top_dimension=(indices % width).to(torch.int32),
         median_activation=median,
-        first_cosine=_first_cosine(state, valid),
+        first_cosine=cosine,
         saturated=values[:, 0] >= torch.finfo(hidden.dtype).max / 2,
         context_nearest=nearest,
         context_mean=mean,
@@ -122,23 +120,18 @@ def reduce_residual(
     )
 
 
-def _first_cosine(state: Tensor, valid: Tensor | None) -> Tensor:
-    """The cosine (B, T) between each state and that of the first token; 0 where a state is zero, NaN at padding."""
-    place = torch.zeros(len(state), dtype=torch.long, device=state.device) if valid is None else valid.int().argmax(1)
-    every = torch.arange(len(state), device=state.device)
+def _first_cosine(state: Tensor, size: Tensor, valid: Tensor | None) -> Tensor:
+    """The cosine (B, T) between each state and that of the first token; 0 where a state is zero, NaN at padding.
+
+    `size` are the magnitudes of `state` (B, T, d).
+    """
     tiny = torch.finfo(state.dtype).tiny
-    scaled = state / state.abs().amax(-1, keepdim=True).clamp_min(tiny)  # whose squares neither overflow nor vanish
-    norm = torch.linalg.vector_norm(scaled, dim=-1).clamp_min(tiny)
-    first, length = scaled[every, place], norm[every, place]
-    cosine = torch.linalg.vecdot(scaled, (first / length[:, None])[:, None]) / norm
+    scaled = state / size.amax(-1, keepdim=True).clamp_min(tiny)  # whose squares neither overflow nor vanish
+    norm = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True).clamp_min(tiny)
+    if valid is None:
+        first = scaled[:, :1] / norm[:, :1]
+    else:
+        place = valid.int().argmax(1)[:, None, None]
+        first = scaled.take_along_dim(place, 1) / norm.take_along_dim(place, 1)
+    cosine = torch.linalg.vecdot(scaled, first) / norm[..., 0]
     return cosine if valid is None else cosine.masked_fill(~valid, torch.nan)
-
-
-def _largest(flat: Tensor, ranks: int) -> tuple[Tensor, Tensor]:
-    """Values and indices (B, ranks) of the largest of (B, n), which is overwritten; of equals the first."""
-    found = []
-    for _ in range(ranks):
-        best = flat.max(dim=1, keepdim=True)
-        found.append(best)
-        flat.scatter_(1, best.indices, -1.0)
-    return torch.cat([best.values for best in found], dim=1), torch.cat([best.indices for best in found], dim=1)

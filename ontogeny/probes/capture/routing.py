@@ -14,7 +14,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ontogeny.errors import OntogenyError
-from ontogeny.probes.capture.masks import Pattern
+from ontogeny.probes.capture.masks import Pattern, Visibility
+from ontogeny.probes.capture.queries import Queries
 from ontogeny.probes.capture.settings import AttentionSettings
 from ontogeny.probes.capture.trace import AttentionTrace
 
@@ -31,12 +32,14 @@ class AskedOfLayer:
     """What is to be kept of a layer's map: all of it, some keys' columns, walks over the tokens `walk_ids` (B, T).
 
     With the states that enter its block, `entering` (B, T, d), the slopes of its logits on their inner products too.
+    `shared` holds what was made for the pass's layers before it, to be used again where this one hides the same keys.
     """
 
     keep_map: bool = False
     columns: tuple[int, ...] = ()
     walk_ids: Tensor | None = None
     entering: Tensor | None = None
+    shared: dict[Any, tuple[Visibility, Queries]] = field(default_factory=dict)
 
     @property
     def whole(self) -> bool:

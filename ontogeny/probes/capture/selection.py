@@ -9,26 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SELECTIONS = ("all", "without_sinks")
+from ontogeny.probes.capture.sphere import norms
+
 OUTLIER_NORM = 5.0
 
 
 def selections(state: Tensor, valid: Tensor | None) -> Tensor:
-    """Which tokens of states (B, T, d) each of `SELECTIONS` holds: bool (2, B, T).
+    """Which tokens of states (B, T, d) each of `ontogeny.dataset.SELECTIONS` holds: bool (2, B, T).
 
     `all`: what is no padding, where `valid` (B, T) is True. `without_sinks`: of these, neither the sequence's first nor
     any whose norm is more than `OUTLIER_NORM` times the lower median of their norms.
     """
     everything = torch.ones(state.shape[:2], dtype=torch.bool, device=state.device) if valid is None else valid
-    norm = _norms(state)
+    norm = norms(state)
     ranked = norm.masked_fill(~everything, torch.inf).sort(dim=1).values
     median = ranked.gather(1, (everything.sum(1, keepdim=True) - 1).clamp_min(0) // 2)
     later = everything.int().cumsum(1) > 1
     return torch.stack([everything, everything & later & (norm / OUTLIER_NORM <= median)])
-
-
-def _norms(state: Tensor) -> Tensor:
-    """The norms (B, T) in float64, of squares that neither overflow nor vanish; 0 for a zero state."""
-    largest = state.abs().amax(-1, keepdim=True).double()
-    scaled = state.double() / largest.masked_fill(largest == 0, 1)
-    return torch.linalg.vector_norm(scaled, dim=-1) * largest[..., 0]

@@ -29,20 +29,18 @@ def sampled_rows(length: int) -> tuple[int, ...]:
 class RealRows:
     """The `sampled_rows` of each sequence's own tokens, as if it had no padding.
 
-    `asked` (U,): all rows that some sequence needs; `place` (B, R): where in `asked` those of each sequence are;
-    `there` (B, R): False in the slots that a shorter sequence leaves empty.
+    `asked` (U,): all rows that some sequence needs; `place` (B, R): where in `asked` those of each sequence are, and
+    `there` (B, R): False in the slots that a shorter sequence leaves empty; both None where each needs all of them.
     """
 
     asked: Tensor
-    place: Tensor
-    there: Tensor
+    place: Tensor | None = None
+    there: Tensor | None = None
 
     @classmethod
-    def whole(cls, batch: int, length: int, device: torch.device) -> RealRows:
+    def whole(cls, length: int, device: torch.device) -> RealRows:
         """The rows of sequences without padding."""
-        asked = torch.tensor(sampled_rows(length), device=device)
-        place = torch.arange(len(asked), device=device).expand(batch, -1)
-        return cls(asked, place, torch.ones_like(place, dtype=torch.bool))
+        return cls(torch.tensor(sampled_rows(length), device=device))
 
     @classmethod
     def of(cls, valid: Tensor) -> RealRows:
@@ -59,6 +57,8 @@ class RealRows:
 
     def pick(self, values: Tensor) -> Tensor:
         """Each sequence's rows of values (B, H, U, ...) on the rows `asked`: (B, H, R, ...), 0 in empty slots."""
+        if self.place is None or self.there is None:
+            return values
         sequence = torch.arange(len(self.place), device=values.device)[:, None]
         picked = values[sequence, :, self.place].transpose(1, 2)
         return picked * self.there.view(len(self.there), 1, -1, *(1,) * (values.ndim - 3))
@@ -69,7 +69,7 @@ def support_size(rows: Tensor) -> Tensor:
 
     Sums are in float64, with a slack of 1e-6 so that a tie broken by rounding counts as reached. An empty row gives 0.
     """
-    ordered = descending(rows).double()
-    mass = ordered.sum(-1, keepdim=True)
-    short = ordered.cumsum(-1) < SHARE * mass - 1e-6
-    return ((short.sum(-1) + 1) * (mass.squeeze(-1) > 0)).to(torch.int32)
+    sums = descending(rows).cumsum(-1, dtype=torch.float64)
+    mass = sums[..., -1:]
+    short = torch.searchsorted(sums, SHARE * mass - 1e-6, out_int32=True)
+    return ((short + 1) * (mass > 0)).squeeze(-1)

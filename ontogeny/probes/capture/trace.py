@@ -66,11 +66,13 @@ class AttentionTrace:
 class ClusterTrace:
     """The geometry of the states at one depth, for each selection of tokens (B, S); see `probes.capture.clusters`.
 
-    `energy` (B, S, 4), by beta; `count` and `persistence` (B, S, 3), by threshold; all else (B, S). NaN where a
-    selection has fewer than two tokens; `persistence` also at the first depth.
+    `energy` (B, S, 4), by beta; `count` and `persistence` (B, S, 3), by threshold; all else (B, S). These three are of
+    the pairs of `paired` tokens, which are the selection's `tokens` or those of a sample, the rest of all its tokens.
+    NaN where these are fewer than two; `persistence` also at the first depth.
     """
 
     tokens: Tensor
+    paired: Tensor
     mean_cosine: Tensor
     energy: Tensor
     count: Tensor

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from ontogeny.dynamics.published.pythia import pythia_arch
 from ontogeny.dynamics.published.release import RELEASE
+from tests.benchmark_scripts import benchmark_script
 from tests.fitting.architecture.families import planted
 from tests.hub_server import Repository, serve
 
 STEPS = (0, 32, 512, 2000, 8000, 24000, 60000, 143000)
 SIZES = ("14m", "70m", "160m", "410m", "1b", "1.4b", "2.8b", "6.9b", "12b")
-SCRIPT = Path(__file__).parents[3] / "benchmarks" / "predictor.py"
 
 
 @pytest.fixture(scope="module")
 def benchmark():
-    spec = importlib.util.spec_from_file_location("predictor_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("predictor")
 
 
 def release() -> Repository:
