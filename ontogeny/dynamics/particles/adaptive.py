@@ -4,7 +4,7 @@ Two things make that possible. Particles at one place are left out of one anothe
 steps see pulls far below the rounding of a cluster's own. And particles that have come within 1e-7 are tied, where the
 flow surely draws together whatever is there (`contracts`): they move as one from then on. Untied they would contract
 towards one another at a rate of one for as long as the plateau lasts, and an explicit step cannot be longer than a few
-times that. Tied ones are as far from where they would be as they were from their centre, and what others feel changes
+times that. Tied ones are no further from where they would be than from their centre then, and what others feel changes
 by the square of that. On a saddle, where two approach along one tangent and part along another, they stay as they are.
 
 The flow is judged where and when particles are tied: a group that later comes to a saddle does not part, though untied
