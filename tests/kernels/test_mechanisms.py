@@ -217,3 +217,8 @@ def test_every_mechanism_names_its_source():
     for name, mechanism in MECHANISMS.items():
         assert mechanism.name == name
         assert len(mechanism.source) == 10 and mechanism.source[4] == "."
+
+
+def test_sigmoid_knows_the_number_of_keys_to_the_scores_precision():
+    rows = ScoredRows(torch.zeros(1, 3, dtype=torch.float64), torch.tensor([3]))
+    assert MECHANISMS["sigmoid"].threshold(rows).item() == pytest.approx(math.log(3), abs=1e-15)
