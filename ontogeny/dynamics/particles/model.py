@@ -81,6 +81,6 @@ class Model:
         if self.kind == UNNORMALISED:
             return scores.sub_(beta).exp_().div_(x.shape[-2])
         mechanism = MECHANISMS[self.kind]
-        keys = torch.tensor([float(x.shape[-2])], dtype=x.dtype)  # of float64, so that its logarithm is
+        keys = torch.tensor([x.shape[-2]])
         sinks = torch.zeros(1, dtype=x.dtype) if mechanism.takes_sinks else None
         return mechanism.weight(scores, mechanism.threshold(ScoredRows(scores, keys, sinks)))
