@@ -40,7 +40,8 @@ Matrices = Annotated[
 ]
 Causal = Annotated[bool, typer.Option("--causal", help="Particle i sees particles up to i.")]
 Noise = Annotated[float, typer.Option(help="Sigma of a Brownian motion on the sphere.")]
-Start = Annotated[str, typer.Option(help="Uniform on the sphere, or in K caps.", metavar="uniform|caps:K")]
+Start = Annotated[str, typer.Option(help="Uniform on the sphere, or in K separated caps.", metavar="uniform|caps:K")]
+CapRadius = Annotated[float, typer.Option(help="Angular radius of the caps, in radians.")]
 Seed = Annotated[int, typer.Option(help="Seed of starts and noise.")]
 Budget = Annotated[int, typer.Option(help="Steps after which a trajectory is given up, with its part kept.")]
 States = Annotated[bool, typer.Option("--states", help="Keep every particle's states in the dataset.")]
@@ -59,6 +60,7 @@ def simulate(
     causal: Causal = False,
     noise: Noise = 0.0,
     start: Start = "uniform",
+    cap_radius: CapRadius = 0.1,
     seed: Seed = 0,
     step_budget: Budget = 20_000,
     states: States = False,
@@ -87,6 +89,7 @@ def simulate(
             samples=samples,
             horizon=horizon,
             start=start,
+            cap_radius=cap_radius,
             seed=seed,
             step_budget=step_budget,
             keep_states=states or (plot is not None and dimension <= 3 and size <= STATES_AT_MOST),
@@ -114,13 +117,13 @@ def read_betas(text: str) -> list[float]:
     found: list[float] = []
     for part in text.split(","):
         try:
-            ends = [Fraction(repr(float(one))) for one in part.split(":")]
+            ends = [float(one) for one in part.split(":")]
         except ValueError:
             ends = []
         if len(ends) == 1:
-            found.append(float(ends[0]))
-        elif len(ends) == 3 and ends[2] > 0 and ends[0] <= ends[1]:
-            first, last, step = ends
+            found.append(ends[0])
+        elif len(ends) == 3 and all(map(math.isfinite, ends)) and ends[2] > 0 and ends[0] <= ends[1]:
+            first, last, step = (Fraction(repr(end)) for end in ends)
             count = int((last - first) / step) + 1
             if count + len(found) > MOST_BETAS:
                 raise UsageError(f"expected at most {MOST_BETAS:,} betas, got more in --beta {part.strip()}")
@@ -145,11 +148,14 @@ def _read_matrices(path: Path) -> dict[str, NDArray[Any]]:
     """Q, K and V of a NumPy archive; nothing is unpickled."""
     import numpy as np
 
+    wanted = "expected a NumPy archive (.npz, as numpy.savez writes) of real numbers with Q, K or V"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read as a NumPy archive (.npz) of plain numbers: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{wanted}, {path} cannot be read: {error.strerror or 'it is no file of arrays'}") from error
+    except (ValueError, BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise UsageError(f"{wanted}, {path} is none") from error
     if not found or not set(found) <= set("QKV"):
         raise UsageError(f"expected arrays named Q, K or V in {path}, got {', '.join(found) or 'none'}")
     wrong = [name for name, matrix in found.items() if matrix.dtype.kind not in "fiu"]

@@ -92,6 +92,16 @@ def test_matrices_are_read(tmp_path: Path) -> None:
     assert told["settings"]["heads"] == 2 and told["settings"]["identity"] == "Q, K"
 
 
+def test_caps_that_overlap_fit_with_a_smaller_radius() -> None:
+    asked = ("--particles", "12", "--start", "caps:12", "--beta", "2", "--horizon", "1", "--seed", "3")
+    assert run(*asked).exit_code == 2
+    told = json.loads(run(*asked, "--cap-radius", "0.002", "--json").stdout)
+    assert told["settings"]["start"] == "caps:12 of radius 0.002"
+    expected = ontogeny.simulate(12, 2, 2.0, start="caps:12", cap_radius=0.002, horizon=1.0, seed=3)
+    assert told["trajectories"][0]["steps"] == expected["steps"].item()
+    assert re.search(r"--cap-radius .*?0\.1\]", " ".join(run("--help").stdout.split()))
+
+
 def test_betas_are_numbers_and_ranges() -> None:
     assert read_betas("9,1,4,1") == [1, 4, 9]
     assert read_betas("0.1:9:0.1") == [round(0.1 * i, 1) for i in range(1, 91)]
@@ -99,7 +109,9 @@ def test_betas_are_numbers_and_ranges() -> None:
     assert read_betas("2:2:1") == [2]
 
 
-@pytest.mark.parametrize("text", ["", "1,,2", "many", "nan", "inf", "1:2", "2:1:1", "1:2:0", "1:2:-1", "1:2:3:4"])
+@pytest.mark.parametrize(
+    "text", ["", "1,,2", "many", "nan:2:1", "1:inf:1", "1:2", "2:1:1", "1:2:0", "1:2:-1", "1:2:3:4"]
+)
 def test_other_betas_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="expected --beta to be numbers and ranges FIRST:LAST:STEP"):
         read_betas(text)
@@ -110,6 +122,15 @@ def test_other_betas_are_refused(text: str) -> None:
     [
         (("--beta", "0"), "expected every beta to be positive and finite, got 0"),
         (("--beta", "-1"), "expected every beta to be positive"),
+        (("--beta", "nan"), "expected every beta to be positive and finite, got nan"),
+        (("--beta", "inf"), "expected every beta to be positive and finite, got inf"),
+        (("--beta", "1e300"), "expected every beta to be at most 1,000,000, got 1e.300"),
+        (("--particles", "100000"), "expected a simulation that fits the memory that is free"),
+        (("--samples", "1000000000"), "for the record of 3 betas x 1,000,000,000 samples at 121 times"),
+        (
+            ("--start", "caps:32"),
+            "expected caps that do not overlap, got caps:32 of radius 0.1: the best centres found",
+        ),
         (("--beta", "0:1e9:0.1"), "expected at most 10,000 betas"),
         (("--particles", "1"), "expected particles to be a whole number of at least 2, got 1"),
         (("--dimension", "1"), "expected dimension to be a whole number of at least 2, got 1"),
@@ -124,7 +145,7 @@ def test_other_betas_are_refused(text: str) -> None:
         (("--out", "/nowhere/run"), "expected --out DIR in a folder that is there"),
         (("--plot", "/nowhere/p.html"), "expected --plot FILE in a folder that is there"),
         (("--plot", "/"), "expected --plot FILE to be a file, got the folder /"),
-        (("--matrices", "/nowhere.npz"), "cannot be read as a NumPy archive"),
+        (("--matrices", "/nowhere.npz"), "/nowhere.npz cannot be read: No such file"),
     ],
 )
 def test_bad_input_is_a_sentence(arguments: tuple[str, str], said: str) -> None:
@@ -140,7 +161,10 @@ def test_bad_matrices_are_a_sentence(tmp_path: Path) -> None:
             return (open, (str(tmp_path / "ran"), "w"))
 
     bad = {
-        "pickled": ({"Q": np.array([Canary()], dtype=object)}, "cannot be read as a NumPy archive"),
+        "pickled": (
+            {"Q": np.array([Canary()], dtype=object)},
+            "expected a NumPy archive .* of real numbers with Q, K or V, .* is none",
+        ),
         "named": ({"W": np.eye(2)}, "expected arrays named Q, K or V in .*, got W"),
         "shaped": ({"Q": np.eye(3)}, r"expected Q of shape \(2, 2\)"),
         "complex": ({"Q": np.eye(2) * 1j}, "expected real numbers in .*, got complex128 for Q"),
@@ -152,9 +176,15 @@ def test_bad_matrices_are_a_sentence(tmp_path: Path) -> None:
         assert result.exit_code == 2 and re.search(said, " ".join(result.stderr.split())), (name, result.stderr)
     (tmp_path / "text.npz").write_text("no archive")
     np.save(tmp_path / "one.npy", np.eye(2))
-    for name in ("text.npz", "one.npy"):
+    np.save(tmp_path / "objects.npy", np.array([Canary()], dtype=object))
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "shaped.npz").read_bytes()[:200])
+    (tmp_path / "m.py").write_text("Q = 1")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    for name in ("text.npz", "one.npy", "objects.npy", "broken.npz", "m.py", "empty.npz"):
         result = run("--matrices", tmp_path / name)
-        assert result.exit_code == 2 and "cannot be read as a NumPy archive" in result.stderr, result.stderr
+        said = " ".join(result.stderr.split())
+        assert result.exit_code == 2 and "expected a NumPy archive (.npz, as numpy.savez writes)" in said, said
+        assert f"{name} is none" in said and "pickle" not in said
     assert not (tmp_path / "ran").exists()
 
 
