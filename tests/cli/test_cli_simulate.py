@@ -85,6 +85,33 @@ def test_a_spent_step_budget_is_told_and_keeps_its_part(tmp_path: Path) -> None:
     assert (tmp_path / "run").is_dir()
 
 
+def test_the_title_and_the_settings_say_what_is_not_by_default(tmp_path: Path) -> None:
+    np.savez(tmp_path / "m.npz", V=np.stack([np.eye(2), [[0.0, 1.0], [-1.0, 0.0]]]))
+    asked = ("--matrices", tmp_path / "m.npz", "--causal", "--noise", "0.1", "--horizon", "0.1", "--start", "caps:2")
+    said = " ".join(run(*SMALL, *asked).stdout.split())
+    assert said.startswith("sa: 5 particles in 2 dimensions, 2 heads, V given, causal, noise 0.1, start caps:2 of")
+    plain = " ".join(run(*SMALL).stdout.split())
+    assert plain.startswith("sa: 5 particles in 2 dimensions, threshold 0.999 beta")
+    told = [json.loads(run(*SMALL, *more, "--json").stdout)["settings"]["causal"] for more in ((), asked)]
+    assert told[0] is False and told[1] is True
+
+
+def test_notes_say_what_is_no_plateau_and_where_the_count_rises() -> None:
+    few = run("--particles", "2", "--beta", "2", "--horizon", "5").stdout
+    assert re.search(r"^ +2 +collapsed +1 +- +\d+ *$", few, re.MULTILINE)
+    assert "as many clusters as particles are none" in few and "two particles are two clusters or one" in few
+    assert "a plateau may be the random start" in few and "rises" not in few
+    chain = ("--particles", "200", "--beta", "1,60", "--horizon", "3", "--samples", "2")
+    found = ontogeny.simulate(200, 2, [1.0, 60.0], samples=2, horizon=3.0)["cluster_count"].sel(threshold=0.999)
+    rising = int((found.max("time") > found.isel(time=0)).sum())
+    said = run(*chain).stdout
+    assert (
+        rising
+        and f"the count rises above its first in {rising} of 4 trajectories" in said
+        and "two clusters or" not in said
+    )
+
+
 def test_matrices_are_read(tmp_path: Path) -> None:
     turn = np.stack([np.eye(2), [[0.0, 1.0], [-1.0, 0.0]]])
     np.savez(tmp_path / "m.npz", V=turn)
@@ -153,6 +180,31 @@ def test_bad_input_is_a_sentence(arguments: tuple[str, str], said: str) -> None:
     assert result.exit_code == 2 and result.stdout == ""
     assert re.search(said, " ".join(result.stderr.split())), result.stderr
     assert "unforeseen" not in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_what_cannot_be_written_is_found_before_the_simulation(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ontogeny.dynamics.particles.simulate.run", None)
+    result = run(*SMALL, option, "/proc/foo")
+    assert result.exit_code == 2 and result.stdout == ""
+    assert f"expected {option}" in result.stderr and "where it can be written, got /proc/foo" in result.stderr
+
+
+def test_a_plot_that_is_there_is_kept_until_there_is_a_new_one(tmp_path: Path) -> None:
+    (tmp_path / "p.html").write_text("old")
+    for plot in ("p.html", "new.html"):
+        assert run(*SMALL, "--plot", tmp_path / plot, "--horizon", "0").exit_code == 2
+    assert (tmp_path / "p.html").read_text() == "old" and not (tmp_path / "new.html").exists()
+
+
+def test_the_table_is_told_though_the_disk_fails_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(xr.Dataset, "to_zarr", full)
+    result = run(*SMALL, "--out", tmp_path / "run")
+    assert result.exit_code == 1 and "No space left" in result.stderr
+    assert "longest plateau" in result.stdout and "dataset:" not in result.stdout and not any(tmp_path.iterdir())
 
 
 def test_bad_matrices_are_a_sentence(tmp_path: Path) -> None:
