@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import ontogeny
@@ -77,6 +79,56 @@ def test_many_betas_add_a_phase_diagram(tmp_path: Path) -> None:
     assert result.exit_code == 0
     page = (tmp_path / "p.html").read_text()
     assert "Clustered pairs" in page and page.count("<!doctype html>") == 1
+
+
+def test_a_plot_in_three_dimensions_shows_the_paths(tmp_path: Path) -> None:
+    asked = ("--particles", "4", "--beta", "2", "--horizon", "3", "--plot", tmp_path / "p.html")
+    for dimension, drawn in (("3", True), ("4", False)):
+        assert run(*asked, "--dimension", dimension).exit_code == 0
+        page = (tmp_path / "p.html").read_text()
+        assert page.count('"type":"scatter3d"') == (5 if drawn else 0)  # four paths, and where they end
+
+
+def test_the_bar_tells_the_share_that_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = io.StringIO()
+    console = Console(file=drawn, force_terminal=True, width=80)
+    monkeypatch.setattr("ontogeny.cli.progress.Console", lambda **_: console)
+    assert run(*SMALL).exit_code == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", drawn.getvalue())
+    assert re.search(r"simulating .* 100% ", shown), shown
+
+
+def test_every_option_reaches_the_simulation(tmp_path: Path) -> None:
+    """Dropping any of them gives other numbers."""
+    np.savez(tmp_path / "m.npz", Q=[[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    options = {
+        "particles": 6,
+        "dimension": 3,
+        "beta": 2.5,
+        "samples": 2,
+        "horizon": 1.5,
+        "kind": "usa",
+        "matrices": tmp_path / "m.npz",
+        "causal": True,
+        "noise": 0.1,
+        "start": "caps:2",
+        "cap_radius": 0.05,
+        "seed": 3,
+        "step_budget": 140,
+    }
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in options.items() if name != "causal"]
+    result = run(*arguments, "--causal", "--states", "--out", tmp_path / "run")
+    assert result.exit_code == 3, result.output  # step budget
+    given = {name: value for name, value in options.items() if name != "matrices"}
+    given |= {"Q": np.load(tmp_path / "m.npz")["Q"], "keep_states": True}
+    with xr.open_zarr(tmp_path / "run", consolidated=False) as stored:
+        stored.load()
+    assert stored.equals(ontogeny.simulate(**given))
+    for name in given:
+        without = {key: value for key, value in given.items() if key != name}
+        if name == "dimension":
+            without.pop("Q")
+        assert not stored.equals(ontogeny.simulate(**without)), name
 
 
 def test_a_spent_step_budget_is_told_and_keeps_its_part(tmp_path: Path) -> None:

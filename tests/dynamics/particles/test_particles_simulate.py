@@ -89,6 +89,22 @@ def test_a_budget_that_does_not_suffice_ends_in_a_verdict_and_a_partial_result()
     assert noisy["verdict"].item() == "step budget" and noisy["steps"].item() == 7 and noisy["end_time"].item() > 0
 
 
+def test_a_causal_run_on_a_long_plateau_keeps_what_came_before_its_budget_was_spent():
+    """Two clusters that merge after e^80 or so; what is known is that of a run whose horizon lies before."""
+    start = two_clusters(-0.5, 4, spread=0.05)
+    settings = {"beta": 60.0, "start": start, "causal": True, "times": [0.1, 1.0, 5.0, 20.0, 1e5, 1e6]}
+    short = ontogeny.simulate(**settings, horizon=1e6, step_budget=300)
+    assert short["verdict"].item() == "step budget" and short["steps"].item() == 300
+    assert 20 < short["end_time"].item() < 1e5
+    early = ontogeny.simulate(**{**settings, "times": settings["times"][:4]}, horizon=20.0)
+    assert early["verdict"].item() == "horizon"
+    for name in ("energy", "cluster_count", "clustered"):
+        known = short[name].isel(time=slice(4))
+        np.testing.assert_allclose(known, early[name], rtol=1e-6)
+        assert known.notnull().all() and short[name].isel(time=slice(4, None)).isnull().all()
+    assert short["plateau_count"].sel(threshold=0.99).max() == 2 and short["plateau_end"].isnull().any()
+
+
 def test_a_horizon_that_comes_first_is_the_verdict():
     early = ontogeny.simulate(start=two_clusters(0.0, 2), beta=9.0, horizon=5.0)
     assert early["verdict"].item() == "horizon" and early["end_time"].item() == 5.0
