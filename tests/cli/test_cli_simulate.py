@@ -227,7 +227,8 @@ def test_other_betas_are_refused(text: str) -> None:
         (("--matrices", "/nowhere.npz"), "/nowhere.npz cannot be read: No such file"),
     ],
 )
-def test_bad_input_is_a_sentence(arguments: tuple[str, str], said: str) -> None:
+def test_bad_input_is_a_sentence(arguments: tuple[str, str], said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ontogeny.dynamics.particles.memory.free_memory", lambda: 16 << 30)
     result = run(*arguments)
     assert result.exit_code == 2 and result.stdout == ""
     assert re.search(said, " ".join(result.stderr.split())), result.stderr

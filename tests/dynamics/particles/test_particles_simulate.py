@@ -141,9 +141,10 @@ def test_caps_that_overlap_are_refused_and_the_radius_named_instead_is_not():
 
 def test_what_would_not_fit_the_memory_is_refused_before_it_begins(monkeypatch):
     """Also where nothing but the record is too large, of which the free memory is then the bound."""
+    monkeypatch.setattr("ontogeny.dynamics.particles.memory.free_memory", lambda: 16 << 30)
     begun = time.monotonic()
     with pytest.raises(
-        OntogenyError, match=r"GiB, got one that takes about 1,788\.\d GiB for pairs of 100,000 particles"
+        OntogenyError, match=r"free, 16\.0 GiB, got one that takes about 1,788\.\d GiB for pairs of 100,000 particles"
     ):
         ontogeny.simulate(100_000, 2, 1.0)
     said = "for the record of 2 betas x 1,000,000,000 samples at 121 times: take fewer betas, samples or times"
@@ -156,6 +157,11 @@ def test_what_would_not_fit_the_memory_is_refused_before_it_begins(monkeypatch):
         ontogeny.simulate(8, 2, 1.0, samples=5, horizon=0.1, keep_states=True)
     monkeypatch.setattr("ontogeny.dynamics.particles.memory.free_memory", lambda: None)
     assert ontogeny.simulate(8, 2, 1.0, samples=5, horizon=0.1, keep_states=True).sizes["sample"] == 5
+
+
+def test_at_the_highest_beta_the_energy_is_exact_to_nine_digits():
+    start = ontogeny.simulate(7, 5, 1e6, times=[0.0], horizon=1e-3)
+    assert 2e6 * start["energy"].item() == pytest.approx(1 / 7, rel=1e-9)
 
 
 def test_the_free_memory_is_that_of_the_system():
