@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ontogeny.errors import UsageError
 
-PAIR_ARRAYS = 24  # (n, n) arrays of eight bytes that a trajectory has at a time, as measured at 1500 particles
+PAIR_ARRAYS = 8  # (n, n) arrays of 8 bytes held at a time, measured with 1500 particles; mergers of many take more
 GIB = 1 << 30
 
 
@@ -15,7 +15,7 @@ def require_memory(shape: tuple[int, int, int], betas: int, times: int, threshol
     """Raise UsageError where starts of `shape` (samples, n, d) with so much to record would not fit what is free."""
     samples, n, d = shape
     pairs = 8 * PAIR_ARRAYS * n**2
-    recorded = times * (2 + 3 * thresholds + keep_states * n * d) + 10 * thresholds * n + 6 * n * d
+    recorded = times * (2 + 2 * thresholds + keep_states * n * d) + 10 * thresholds * n + 6 * n * d
     record = 8 * betas * samples * recorded
     free = free_memory()
     if free is None or pairs + record <= free:
@@ -26,7 +26,7 @@ def require_memory(shape: tuple[int, int, int], betas: int, times: int, threshol
         what = f"for the record of {betas:,} betas x {samples:,} samples at {times:,} times"
         cure = "take fewer betas, samples or times" + (", or keep no states" if keep_states else "")
     raise UsageError(
-        f"expected a simulation that fits the memory that is free, {free / GIB:,.1f} GiB, got one that takes about "
+        f"expected a simulation that fits the memory that is free, {free / GIB:,.1f} GiB, got one that takes at least "
         f"{(pairs + record) / GIB:,.1f} GiB {what}: {cure}"
     )
 
