@@ -40,7 +40,8 @@ Matrices = Annotated[
 ]
 Causal = Annotated[bool, typer.Option("--causal", help="Particle i sees particles up to i.")]
 Noise = Annotated[float, typer.Option(help="Sigma of a Brownian motion on the sphere.")]
-Start = Annotated[str, typer.Option(help="Uniform on the sphere, or in K caps.", metavar="uniform|caps:K")]
+Start = Annotated[str, typer.Option(help="Uniform on the sphere, or in K separated caps.", metavar="uniform|caps:K")]
+CapRadius = Annotated[float, typer.Option(help="Angular radius of the caps, in radians.")]
 Seed = Annotated[int, typer.Option(help="Seed of starts and noise.")]
 Budget = Annotated[int, typer.Option(help="Steps after which a trajectory is given up, with its part kept.")]
 States = Annotated[bool, typer.Option("--states", help="Keep every particle's states in the dataset.")]
@@ -59,6 +60,7 @@ def simulate(
     causal: Causal = False,
     noise: Noise = 0.0,
     start: Start = "uniform",
+    cap_radius: CapRadius = 0.1,
     seed: Seed = 0,
     step_budget: Budget = 20_000,
     states: States = False,
@@ -87,22 +89,27 @@ def simulate(
             samples=samples,
             horizon=horizon,
             start=start,
+            cap_radius=cap_radius,
             seed=seed,
             step_budget=step_budget,
             keep_states=states or (plot is not None and dimension <= 3 and size <= STATES_AT_MOST),
             on_progress=progress.done,
             **given,
         )
+    rows = trajectories(dataset)
+    if as_json:
+        settings = {name: dataset.attrs[name] for name in sorted(dataset.attrs)}
+        settings["causal"] = bool(settings["causal"])
+        typer.echo(json.dumps({"settings": settings, "trajectories": rows}))
+    else:
+        _print(dataset, rows)
     if plot is not None:
         _draw(dataset, plot)
     if out is not None:
         _write(dataset if states else dataset.drop_vars("state", errors="ignore"), out)
-    rows = trajectories(dataset)
-    if as_json:
-        settings = {name: dataset.attrs[name] for name in sorted(dataset.attrs)}
-        typer.echo(json.dumps({"settings": settings, "trajectories": rows}))
-    else:
-        _print(dataset, rows, out, plot)
+    for what, path in (("dataset", out), ("plot", plot)):
+        if path is not None and not as_json:
+            typer.echo(f"{what}: {path}")
     return SOME_FAILED if any(row["verdict"] == STEP_BUDGET for row in rows) else 0
 
 
@@ -114,13 +121,13 @@ def read_betas(text: str) -> list[float]:
     found: list[float] = []
     for part in text.split(","):
         try:
-            ends = [Fraction(repr(float(one))) for one in part.split(":")]
+            ends = [float(one) for one in part.split(":")]
         except ValueError:
             ends = []
         if len(ends) == 1:
-            found.append(float(ends[0]))
-        elif len(ends) == 3 and ends[2] > 0 and ends[0] <= ends[1]:
-            first, last, step = ends
+            found.append(ends[0])
+        elif len(ends) == 3 and all(map(math.isfinite, ends)) and ends[2] > 0 and ends[0] <= ends[1]:
+            first, last, step = (Fraction(repr(end)) for end in ends)
             count = int((last - first) / step) + 1
             if count + len(found) > MOST_BETAS:
                 raise UsageError(f"expected at most {MOST_BETAS:,} betas, got more in --beta {part.strip()}")
@@ -139,17 +146,46 @@ def _refuse_targets(out: Path | None, plot: Path | None) -> None:
             raise UsageError(f"expected {name} in a folder that is there, got {path}: make {path.parent} first")
     if plot is not None and plot.is_dir():
         raise UsageError(f"expected --plot FILE to be a file, got the folder {plot}: name a file in it")
+    for name, path, attempt in (("--out DIR", out, _try_folder), ("--plot FILE", plot, _try_file)):
+        try:
+            if path is not None:
+                attempt(path)
+        except OSError as error:
+            raise UsageError(
+                f"expected {name} where it can be written, got {path}: {error.strerror or error}; choose another place"
+            ) from error
+
+
+def _partial(out: Path) -> Path:
+    """Where the dataset is written before it is moved to `out`."""
+    return out.with_name(f".{out.name}.partial")
+
+
+def _try_folder(out: Path) -> None:
+    _partial(out).mkdir(exist_ok=True)
+    shutil.rmtree(_partial(out), ignore_errors=True)
+
+
+def _try_file(plot: Path) -> None:
+    """Open the file without changing it; one that was not there is not left."""
+    new = not plot.exists()
+    plot.open("ab").close()
+    if new:
+        plot.unlink()
 
 
 def _read_matrices(path: Path) -> dict[str, NDArray[Any]]:
     """Q, K and V of a NumPy archive; nothing is unpickled."""
     import numpy as np
 
+    wanted = "expected a NumPy archive (.npz, as numpy.savez writes) of real numbers with Q, K or V"
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             found = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, BadZipFile, EOFError, AttributeError, TypeError) as error:
-        raise UsageError(f"{path} cannot be read as a NumPy archive (.npz) of plain numbers: {error}") from error
+    except OSError as error:
+        raise UsageError(f"{wanted}, {path} cannot be read: {error.strerror or 'it is no file of arrays'}") from error
+    except (ValueError, BadZipFile, EOFError, AttributeError, TypeError) as error:
+        raise UsageError(f"{wanted}, {path} is none") from error
     if not found or not set(found) <= set("QKV"):
         raise UsageError(f"expected arrays named Q, K or V in {path}, got {', '.join(found) or 'none'}")
     wrong = [name for name, matrix in found.items() if matrix.dtype.kind not in "fiu"]
@@ -212,7 +248,7 @@ def _draw(dataset: xr.Dataset, path: Path) -> None:
 
 def _write(dataset: xr.Dataset, out: Path) -> None:
     """Write the dataset beside `out`, then move it there, so that no half of one is left under its name."""
-    partial = out.with_name(f".{out.name}.partial")
+    partial = _partial(out)
     storable = dataset.assign(verdict=dataset["verdict"].astype(object))  # zarr has no format for <U11
     try:
         storable.to_zarr(partial, mode="w", zarr_format=3, consolidated=False)
@@ -223,22 +259,59 @@ def _write(dataset: xr.Dataset, out: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _print(dataset: xr.Dataset, rows: list[dict[str, Any]], out: Path | None, plot: Path | None) -> None:
+def _print(dataset: xr.Dataset, rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
 
+    console = Console(highlight=False, emoji=False, markup=False)
+    console.print(_title(dataset))
+    console.print(_table(dataset, rows))
+    for line in _notes(dataset, rows):
+        console.print(line, soft_wrap=True)
+
+
+def _title(dataset: xr.Dataset) -> str:
+    """What was simulated; what is by default is left out."""
+    attrs = dataset.attrs
+    given = [name for name in "QKV" if name not in attrs["identity"]]
+    parts = [
+        f"{attrs['kind']}: {attrs['particles']} particles in {attrs['dimension']} dimensions",
+        f"{attrs['heads']} heads" if attrs["heads"] > 1 else "",
+        f"{', '.join(given)} given" if given else "",
+        "causal" if attrs["causal"] else "",
+        f"noise {attrs['noise']:g}" if attrs["noise"] else "",
+        f"start {attrs['start']}" if attrs["start"] != "uniform" else "",
+        f"threshold {float(dataset['threshold'].max()):g}",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def _notes(dataset: xr.Dataset, rows: list[dict[str, Any]]) -> list[str]:
+    """What the table's numbers mean, and do not."""
     from ontogeny.dynamics.particles.run import STEP_BUDGET
 
-    console = Console(highlight=False, emoji=False, markup=False)
-    console.print(_table(dataset, rows))
-    lines = ["longest plateau: clusters and lifetime; >: its end was not seen"]
+    lines = [
+        "longest plateau: clusters and lifetime; >: its end was not seen",
+        "a plateau may be the random start; as many clusters as particles are none",
+    ]
+    if dataset.attrs["particles"] == 2:
+        lines.append("two particles are two clusters or one, and have no plateau")
     if dataset.sizes["sample"] > 1:
         lines.append("of several samples: the median one by lifetime, and mean mergers and steps")
+    rising = _rising(dataset)
+    if rising:
+        lines += [
+            f"the count rises above its first in {rising} of {len(rows)} trajectories: a chain, as many",
+            "particles on a circle form, is one cluster until it parts",
+        ]
     if any(row["verdict"] == STEP_BUDGET for row in rows):
         lines.append("step budget: given up before the horizon; raise --step-budget or lower --horizon")
-    lines += [f"dataset: {out}"] if out is not None else []
-    lines += [f"plot: {plot}"] if plot is not None else []
-    for line in lines:
-        console.print(line, soft_wrap=True)
+    return lines
+
+
+def _rising(dataset: xr.Dataset) -> int:
+    """In how many trajectories there are more clusters at a later time than at the first, at the highest threshold."""
+    count = dataset["cluster_count"].sel(threshold=dataset["threshold"].max())
+    return int((count.max("time") > count.isel(time=0)).sum())
 
 
 def _table(dataset: xr.Dataset, rows: list[dict[str, Any]]) -> Table:
@@ -246,12 +319,7 @@ def _table(dataset: xr.Dataset, rows: list[dict[str, Any]]) -> Table:
     from rich import box
     from rich.table import Table
 
-    attrs = dataset.attrs
-    title = (
-        f"{attrs['kind']}: {attrs['particles']} particles in {attrs['dimension']} dimensions, "
-        f"threshold {float(dataset['threshold'].max()):g}"
-    )
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
     table.add_column("beta", justify="right")
     table.add_column("verdict")
     for name in ("mergers", "longest plateau", "steps"):

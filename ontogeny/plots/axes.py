@@ -86,12 +86,17 @@ def whole_numbers(count: int) -> dict[str, object]:
 
 
 def log_axis(values: np.ndarray) -> dict[str, Any]:
-    """A log axis around the positive values, labelled at 1, 2, 5, 10 ... (only at decades where it spans many)."""
+    """A log axis around the positive values, labelled at 1, 2, 5, 10 ... (only at decades where it spans many).
+
+    Where fewer than two of these lie on it, it is labelled at even distances.
+    """
     positive = values[np.isfinite(values) & (values > 0)]
     low, high = (1.0, 10.0) if positive.size == 0 else (float(positive.min()) / 1.15, float(positive.max()) * 1.15)
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     factors = (1, 2, 5) if np.log10(high / low) < 2.5 else (1,)
     ticks = [factor * 10.0**power for power in powers for factor in factors]
+    if sum(low <= tick <= high for tick in ticks) < 2:
+        ticks = _even(low, high)
     return {
         "type": "log",
         "range": [float(np.log10(low)), float(np.log10(high))],
@@ -99,6 +104,14 @@ def log_axis(values: np.ndarray) -> dict[str, Any]:
         "tickvals": ticks,
         "ticktext": [f"{tick:,.10g}" for tick in ticks],
     }
+
+
+def _even(low: float, high: float) -> list[float]:
+    """Multiples of 1, 2 or 5 times a power of ten from `low` to `high`, two to six of them."""
+    power = int(np.floor(np.log10(high - low))) - 1
+    sizes = [factor * 10.0**up for up in (power, power + 1) for factor in (1, 2, 5)]
+    size = next(size for size in sizes if (high - low) / size <= _MOST_EVEN_TICKS)
+    return [float(f"{number * size:.12g}") for number in range(int(np.ceil(low / size)), int(high / size) + 1)]
 
 
 def place(steps: np.ndarray | int) -> np.ndarray:

@@ -34,6 +34,7 @@ _ROW = 230  # px
 _SCENE = 420  # px
 _SPACING = 0.1
 _ARC = 6
+_PATH_OPACITY = 0.6
 _TIMES = {"log": "time (log scale)", "stretched": "stretched time, log(1 + t) / β"}
 
 
@@ -51,7 +52,8 @@ def simulation(
     of its staircase (arXiv 2410.06833). `time` is "log", of the model's time t, or "stretched", s = log(1 + t) / beta,
     in which clusters of inner product c merge near s = 1 - c. The count is that at `threshold`. Particles are drawn
     for the largest of `betas` (by default at most six of those simulated, evenly chosen): on the circle by their
-    angle, on the sphere by their paths; in more dimensions they are not. Lines end where the step budget did.
+    angle, from the middle of the widest gap that they leave in the end once round to it, so that a cluster is one band;
+    on the sphere by their paths; in more dimensions they are not. Lines end where the step budget did.
 
     Raises UsageError for a time, beta, sample or threshold that there is not, OntogenyError for what is no simulation,
     or one that recorded time 0 alone.
@@ -178,11 +180,18 @@ def _model(dataset: xr.Dataset) -> str:
         f"{attrs['particles']} particles" if "particles" in attrs else "",
         f"{attrs['dimension']} dimensions" if "dimension" in attrs else "",
         f"{attrs['heads']} heads" if attrs.get("heads", 1) > 1 else "",
+        _given(attrs),
         "causal" if attrs.get("causal") else "",
         f"noise {attrs['noise']:g}" if attrs.get("noise") else "",
         f"start {attrs['start']}" if "start" in attrs else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def _given(attrs: Mapping[str, object]) -> str:
+    """Which of Q, K, V are not the identity."""
+    names = [name for name in "QKV" if name not in str(attrs.get("identity", "Q, K, V"))]
+    return f"{', '.join(names)} given" if names else ""
 
 
 def _places(dataset: xr.Dataset, time: str, beta: float) -> np.ndarray:
@@ -257,18 +266,41 @@ def _add_lines(fig: go.Figure, dataset: xr.Dataset, time: str, values: np.ndarra
 
 
 def _add_circle(fig: go.Figure, dataset: xr.Dataset, time: str) -> None:
-    """Angles of the particles on the circle, in turns of pi, unwrapped so that no line jumps."""
+    """Angles of the particles on the circle, in turns of pi; a line is broken where its particle crosses the cut."""
     last = dataset.isel(beta=-1)
     states = last["state"].transpose("particle", "time", "axis").values
-    known = np.isfinite(states).all(axis=(0, 2))
-    angles = np.full(states.shape[:2], np.nan)
-    angles[:, known] = np.unwrap(np.arctan2(states[..., 1], states[..., 0])[:, known], axis=1) / np.pi
+    angles = _cut(np.arctan2(states[..., 1], states[..., 0])) / np.pi
     x = _places(dataset, time, float(last["beta"]))
-    for i, (angle, colour) in enumerate(zip(angles, depth_colours(len(angles)), strict=True)):
-        hover = f"particle {i}<br>angle %{{y:.3f}} π<extra></extra>"
-        line = {"color": colour, "width": 1}
-        fig.add_scatter(x=x, y=angle, mode="lines", line=line, showlegend=False, hovertemplate=hover, row=3, col=1)
+    for i, angle in enumerate(angles):
+        crossing = np.flatnonzero(np.abs(np.diff(angle)) > 1) + 1
+        fig.add_scatter(
+            x=np.insert(x, crossing, x[crossing]),
+            y=np.insert(angle, crossing, np.nan),
+            mode="lines",
+            line={"color": MUTED, "width": 1},
+            opacity=_PATH_OPACITY,
+            showlegend=False,
+            hovertemplate=f"particle {i}<br>angle %{{y:.3f}} π<extra></extra>",
+            row=3,
+            col=1,
+        )
     fig.update_yaxes(title_text="angle / π", row=3, col=1)
+
+
+def _cut(angles: np.ndarray) -> np.ndarray:
+    """Angles (particle, time), NaN where unknown, as ones of the turn around 0 that begins at the cut.
+
+    The cut is the middle of the widest gap between the last known angles.
+    """
+    known = np.flatnonzero(np.isfinite(angles).all(axis=0))
+    if not known.size:
+        return angles
+    ends = np.sort(angles[:, known[-1]])
+    gaps = np.diff(ends, append=ends[0] + 2 * np.pi)
+    cut = ends[gaps.argmax()] + gaps.max() / 2
+    begin = (cut + np.pi) % (2 * np.pi) - np.pi
+    begin -= 2 * np.pi * (begin > 0)
+    return begin + (angles - begin) % (2 * np.pi)
 
 
 def _arcs(path: np.ndarray) -> np.ndarray:
@@ -284,11 +316,11 @@ def _add_sphere(fig: go.Figure, dataset: xr.Dataset) -> None:
     last = dataset.isel(beta=-1)
     states = last["state"].transpose("particle", "time", "axis").values
     known = states[:, np.isfinite(states).all(axis=(0, 2))]
-    for i, (path, colour) in enumerate(zip(known, depth_colours(len(known)), strict=True)):
+    drawn = {"mode": "lines", "line": {"color": MUTED, "width": 2}, "opacity": _PATH_OPACITY, "showlegend": False}
+    for i, path in enumerate(known):
         x, y, z = _arcs(path).T.astype(np.float32)
-        line = {"color": colour, "width": 2}
         hover = f"particle {i}<br>%{{x:.3f}}, %{{y:.3f}}, %{{z:.3f}}<extra></extra>"
-        fig.add_scatter3d(x=x, y=y, z=z, mode="lines", line=line, showlegend=False, hovertemplate=hover)
+        fig.add_scatter3d(x=x, y=y, z=z, hovertemplate=hover, **drawn)
     ends = known[:, -1].T.astype(np.float32)
     dots = {"color": ACCENT, "size": 3}
     fig.add_scatter3d(x=ends[0], y=ends[1], z=ends[2], mode="markers", marker=dots, showlegend=False, hoverinfo="skip")

@@ -9,6 +9,8 @@ import xarray as xr
 import ontogeny
 from ontogeny import plots
 from ontogeny.errors import OntogenyError, UsageError
+from ontogeny.plots.axes import log_axis
+from ontogeny.plots.theme import MUTED
 
 
 def simulated(dimension: int = 2, **options: object) -> xr.Dataset:
@@ -35,21 +37,31 @@ def test_energy_and_count_of_each_beta_are_drawn_over_the_time(circle: xr.Datase
     assert max(max(energy.y) for energy in energies) == pytest.approx(1)
 
 
-def test_particles_on_the_circle_are_their_angles_without_jumps(circle: xr.Dataset) -> None:
-    """All are turned, so that the first crosses the cut of the angle."""
-    cut = circle["state"].sel(beta=3, sample=0, particle=0).mean("time").values
-    turned = np.pi - np.arctan2(cut[1], cut[0])
-    turn = np.array([[np.cos(turned), np.sin(turned)], [-np.sin(turned), np.cos(turned)]])
-    circle = circle.assign(state=(circle["state"].dims, circle["state"].values @ turn))
-    fig = plots.simulation(circle, betas=[3])
-    paths = fig.data[2:]
-    assert len(paths) == 5
-    states = circle["state"].sel(beta=3, sample=0).transpose("particle", "time", "axis").values
-    assert np.ptp(np.sign(states[0, :, 1])) == 2
-    for trace, state in zip(paths, states, strict=True):
-        angle = np.pi * np.asarray(trace.y)
-        np.testing.assert_allclose(np.stack([np.cos(angle), np.sin(angle)], -1), state, atol=1e-9)
-        assert np.abs(np.diff(trace.y)).max() < 1
+def turned_by(dataset: xr.Dataset, angle: float) -> xr.Dataset:
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return dataset.assign(state=(dataset["state"].dims, dataset["state"].values @ turn))
+
+
+@pytest.mark.parametrize("turn", [0.0, np.pi - 2, -2.0, 2.0])
+def test_particles_on_the_circle_are_their_angles_and_a_cluster_is_one_band(circle: xr.Dataset, turn: float) -> None:
+    """However they are turned; they start all around the circle, so that paths lead across any cut."""
+    x = np.linspace(0, 2 * np.pi, 6)[:-1] + 0.3
+    paths = np.linspace(x, x + np.array([9, 7, 4, -4, -6]), 40)  # up to a turn and a half, either way
+    paths[-5:] = 2 + np.array([-1e-3, 0, 1e-3, 0, 1e-3])
+    states = np.stack([np.cos(paths), np.sin(paths)], -1)
+    one = circle.isel(beta=[1], sample=[0], time=slice(40))
+    one = turned_by(one.assign(state=(one["state"].dims, states[None, None])), turn)
+    lines = plots.simulation(one).data[2:]
+    assert len(lines) == 5 and {line.line.color for line in lines} == {MUTED}
+    angles = one["state"].values[0, 0]
+    broken = 0
+    for line, state in zip(lines, angles.swapaxes(0, 1), strict=True):
+        angle, known = np.pi * np.asarray(line.y), np.isfinite(line.y)
+        np.testing.assert_allclose(np.stack([np.cos(angle), np.sin(angle)], -1)[known], state, atol=1e-9)
+        np.testing.assert_array_equal(np.asarray(line.x)[known], np.where(one["time"] > 0, one["time"], np.nan))
+        assert np.nanmax(np.abs(np.diff(line.y))) <= 1 and np.abs(line.y[-1]) <= 1.001
+        broken += (~known).sum()
+    assert broken > 2 and np.ptp([line.y[-1] for line in lines]) < 1e-3
 
 
 def test_stretched_time_is_that_of_each_beta(circle: xr.Dataset) -> None:
@@ -71,11 +83,31 @@ def test_particles_on_the_sphere_are_paths_on_it() -> None:
     sphere = simulated(3)
     fig = plots.simulation(sphere)
     paths = [trace for trace in fig.data if trace.type == "scatter3d" and trace.mode == "lines"]
-    assert len(paths) == 5
+    assert len(paths) == 5 and {path.line.color for path in paths} == {MUTED}
     for trace, state in zip(paths, sphere["state"].sel(beta=3, sample=0).values.swapaxes(0, 1), strict=True):
         path = np.stack([trace.x, trace.y, trace.z], -1)
         np.testing.assert_allclose(np.linalg.norm(path, axis=-1), 1, atol=1e-6)
         np.testing.assert_allclose(path[[0, -1]], state[[0, -1]], atol=1e-6)
+
+
+def test_the_subtitle_says_which_matrices_are_given() -> None:
+    def words(**options: object) -> str:
+        return plots.simulation(simulated(horizon=1.0, samples=1, **options)).layout.title.subtitle.text
+
+    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    assert "given" not in words() and "2 dimensions, V given, start" in words(V=turn)
+    assert "2 dimensions, Q, K given, causal, start" in words(Q=turn, K=turn, causal=True)
+
+
+def test_an_axis_of_few_counts_has_ticks(circle: xr.Dataset) -> None:
+    for counts in ([25, 27], [1, 1], [26, 26], [1, 32], [700, 701]):
+        values = np.resize(counts, circle["cluster_count"].shape).astype(float)
+        drawn = plots.simulation(circle.assign(cluster_count=(circle["cluster_count"].dims, values)))
+        axis = drawn.layout.yaxis2
+        seen = [one for one in axis.tickvals if axis.range[0] <= np.log10(one) <= axis.range[1]]
+        assert 2 <= len(seen) <= 6, (counts, seen)
+        assert [float(one.replace(",", "")) for one in axis.ticktext] == list(axis.tickvals)
+    assert log_axis(np.array([1.0, 32.0]))["tickvals"][:6] == [0.1, 0.2, 0.5, 1, 2, 5]
 
 
 def test_more_dimensions_or_no_states_have_no_particles(circle: xr.Dataset) -> None:

@@ -10,8 +10,9 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from ontogeny.dynamics.particles.model import SELF_ATTENTION
-from ontogeny.dynamics.particles.request import Request, checked_model, checked_request, checked_starts
+from ontogeny.dynamics.particles.request import Request, checked_model, checked_request
 from ontogeny.dynamics.particles.run import Variables, run
+from ontogeny.dynamics.particles.start import checked_start
 from ontogeny.kernels.mechanisms import MECHANISMS
 from ontogeny.version import __version__
 
@@ -58,12 +59,14 @@ def simulate(
 ) -> xr.Dataset:
     """Particles under self-attention on the sphere, for every `beta` from the same starts (arXiv 2312.10794).
 
-    `kind` is "sa" (softmax), "usa" (unnormalised: weights exp(beta (<x_i, x_j> - 1)) / n), or the name of a mechanism.
+    `kind` is "sa" (softmax), "usa" (unnormalised: weights exp(beta (<x_i, x_j> - 1)) / n), either in capitals too, or
+    the name of a mechanism. `beta` is at most 1e6.
     `Q`, `K`, `V` are (d, d) or (heads, d, d), the identity where None; heads add. `causal`: particle i sees particles
     j <= i. `noise` is sigma of a Brownian motion on the sphere, in steps of `noise_step`.
 
     `particles` (32), `dimension` (2) and `samples` (1) are those of `start`: "uniform", "caps:K" (K separated caps of
-    angular radius `cap_radius`), or an array (samples, particles, dimension) of states of norm 1.
+    angular radius `cap_radius` in radians; refused where they would overlap), or an array (samples, particles,
+    dimension) of states of norm 1; (particles, dimension) is one sample.
 
     Time is that of each kind's own equation; for "usa" that is the one with the shifted exponent. It is integrated to
     `horizon` in steps whose estimated local error in a coordinate is at most `tolerance` (errors of many steps may add
@@ -82,10 +85,10 @@ def simulate(
 
     Raises UsageError for what cannot be simulated: it says what was expected, what came, and what to do.
     """
-    starts = checked_starts(start, particles, dimension, samples, seed, cap_radius)
+    begin = checked_start(start, particles, dimension, samples, seed, cap_radius)
     request = checked_request(
-        checked_model(kind, {"Q": Q, "K": K, "V": V}, causal, starts[0].shape[-1]),
-        starts,
+        checked_model(kind, {"Q": Q, "K": K, "V": V}, causal, begin.shape[-1]),
+        begin,
         beta=beta,
         noise=noise,
         noise_step=noise_step,

@@ -26,19 +26,28 @@ def uniform(rng: np.random.Generator, particles: int, dimension: int) -> np.ndar
     return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
-def caps(rng: np.random.Generator, particles: int, dimension: int, count: int, radius: float) -> np.ndarray:
-    """States in `count` caps, each uniform in its cap of angular `radius`, to first order in the radius, (n, d).
+def centres(rng: np.random.Generator, count: int, dimension: int) -> np.ndarray:
+    """Centres of caps, (count, d): of 64 uniform draws the one whose largest inner product is least."""
+    return min((uniform(rng, count, dimension) for _ in range(CENTRE_DRAWS)), key=_nearest)
 
-    The centres are the best separated of 64 uniform draws: those whose largest inner product is least. Neighbouring
-    particles share a cap, and the caps' sizes differ by one at most.
+
+def smallest_angle(x: np.ndarray) -> float:
+    """The smallest angle between two of the states (n, d); pi for a single one."""
+    return float(np.arccos(np.clip(_nearest(x), -1, 1)))
+
+
+def caps(rng: np.random.Generator, particles: int, middles: np.ndarray, radius: float) -> np.ndarray:
+    """States in caps around `middles` (K, d), uniform in each to first order in its `radius` (radians), (n, d).
+
+    Neighbouring particles share a cap, and the caps' sizes differ by one at most.
     """
-    draws = [uniform(rng, count, dimension) for _ in range(CENTRE_DRAWS)]
-    centres = min(draws, key=_nearest)[np.arange(particles) * count // particles]
+    count, dimension = middles.shape
+    centre = middles[np.arange(particles) * count // particles]
     sideways = rng.standard_normal((particles, dimension))
-    sideways -= (sideways * centres).sum(-1, keepdims=True) * centres
+    sideways -= (sideways * centre).sum(-1, keepdims=True) * centre
     sideways /= np.linalg.norm(sideways, axis=-1, keepdims=True)
     angle = radius * rng.uniform(size=(particles, 1)) ** (1 / (dimension - 1))
-    return np.cos(angle) * centres + np.sin(angle) * sideways
+    return np.cos(angle) * centre + np.sin(angle) * sideways
 
 
 def _nearest(centres: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import ontogeny
 from ontogeny.dynamics.particles.adaptive import adaptive
 from ontogeny.dynamics.particles.dormand_prince import attempt
 from ontogeny.dynamics.particles.energy import energy
-from ontogeny.dynamics.particles.model import KINDS, Model
+from ontogeny.dynamics.particles.model import KINDS, Head, Model
 from ontogeny.dynamics.particles.step import along
 from tests.dynamics.particles.reference import betas, random_heads, states, two_clusters, velocity
 
@@ -117,6 +117,24 @@ def test_tying_changes_nothing_but_the_number_of_steps():
         assert (few < many).all()
     apart = [float((1 - step.x[0] @ step.x[0].T).max()) for step in tied]
     assert min(apart) < 0.9, "the clusters should have moved"
+
+
+@pytest.mark.parametrize("kind", ["sa", "usa"])
+def test_with_random_queries_and_keys_tying_changes_no_result(kind):
+    """V is the identity. Under USA Q and K have norm 1, without which weights grow so that no untied run ends."""
+    x, beta = states(8, 7, 3, batch=4), betas(1.0, 2.0, 4.0, 6.0)
+    saved = 0
+    for seed in range(3):
+        matrices, _ = random_heads(seed, 2, 3)
+        norms = {name: np.linalg.norm(matrices[name], 2, (1, 2), keepdims=True) ** (kind == "usa") for name in "QK"}
+        queries, keys = (torch.from_numpy(matrices[name] / norms[name]) for name in "QK")
+        model = Model(kind, tuple(Head(Q=one, K=other) for one, other in zip(queries, keys, strict=True)))
+        (tied, few), (free, many) = (steps_of(model, beta, x, 40.0, 1e-10, tying=tying) for tying in (True, False))
+        whole = torch.cat([step.rows[step.end == 40] for step in free])
+        assert sorted(whole.tolist()) == [0, 1, 2, 3], "an untied run gave up"
+        assert (ends(tied, x) - ends(free, x)).abs().max() < 1e-6
+        saved += int((many - few).sum())
+    assert saved > 20, "particles should have been tied"
 
 
 def test_a_pair_that_approaches_along_one_tangent_and_parts_along_another_is_not_tied():
