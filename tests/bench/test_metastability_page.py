@@ -34,6 +34,7 @@ def test_lifetimes_are_within_two_per_cent_and_their_growth_tends_to_the_exponen
         rows = found["lifetimes"][kind]
         assert [row["beta"] for row in rows] == list(range(2, 21))
         assert max(row["worst"] for row in rows) < 0.02
+        assert all(row["simulated"] > row["bound"] for row in rows)
         early, late = found["slopes"][kind]
         assert early["slope"] < late["slope"] < 1.25
     assert found["phase"]["seconds"] < 60 and found["phase"]["trajectories"] == 90 * 64
