@@ -66,8 +66,9 @@ def _measured(model: PreTrainedModel, batches: Batches, ids: Tensor, impl: str) 
 
 def random_ids(ids: Tensor, vocabulary: int) -> Tensor:
     """Uniform ids of the shape of `ids` (N, T), seeded; a first token that all sequences share stays."""
+    start = _shared_start(ids)
     drawn = torch.from_numpy(np.random.default_rng(SEED).integers(vocabulary, size=tuple(ids.shape)))
-    drawn[:, : _shared_start(ids)] = ids[:, : _shared_start(ids)].cpu()
+    drawn[:, :start] = ids[:, :start].cpu()
     return drawn
 
 

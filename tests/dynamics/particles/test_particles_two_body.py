@@ -93,6 +93,16 @@ def test_the_exponential_lacks_a_factor_of_one_over_beta():
     assert (np.abs(exact / corrected - 1) < np.abs(exact / leading - 1) / 2).all()
 
 
+@pytest.mark.parametrize("c", [-0.5, 0.0, 0.5])
+def test_in_stretched_time_clusters_merge_at_1_less_c_as_beta_grows(c):
+    """And before that by what the factor 1 / beta brings forward."""
+    beta = np.array([20.0, 80.0, 320.0])
+    stretched = np.log1p(two_body_time(beta, c, 0.999)) / beta
+    forward = np.log(beta * (1 - c**2)) / beta
+    np.testing.assert_allclose(stretched, 1 - c - forward, atol=0.01)
+    assert (np.diff(np.abs(stretched - (1 - c))) < 0).all() and abs(stretched[-1] - (1 - c)) < 0.02
+
+
 @pytest.mark.parametrize("bad", [(0.0, 0.1, 0.2), (1.0, -1.0, 0.2), (1.0, 0.3, 0.2), (1.0, 0.3, 1.0)])
 def test_times_that_are_infinite_or_backwards_are_refused(bad):
     with pytest.raises(UsageError, match="expected beta > 0 and inner products"):
